@@ -1,0 +1,52 @@
+"""Attention for image denoising in JAX.
+
+Pure functions live in ``sa_flax.functional``, Flax (nnx) layers and networks at the top level.
+Names are imported on first use, so that ``import sa_flax`` costs nothing and the command line can
+set XLA's options before JAX starts.
+"""
+
+import importlib
+from typing import TYPE_CHECKING
+
+__version__ = "0.1.0"
+
+# name -> module that defines it
+_EXPORTS = {
+    "ShuffleAttention": "sa_flax.modules.attention",
+    "ShuffleAttentionParams": "sa_flax.functional.shuffle_attention",
+    "SqueezeExcite": "sa_flax.modules.attention",
+    "list_attentions": "sa_flax.modules.attention",
+    "make_attention": "sa_flax.modules.attention",
+    "AttentionUNet": "sa_flax.models.unet",
+    "create_model": "sa_flax.models.registry",
+    "list_models": "sa_flax.models.registry",
+    "Denoiser": "sa_flax.inference.denoiser",
+}
+_SUBMODULES = ("data", "functional", "inference", "models", "modules", "porting", "training")
+
+__all__ = ["__version__", *_EXPORTS, *_SUBMODULES]
+
+if TYPE_CHECKING:
+    from sa_flax import data, functional, inference, models, modules, porting, training
+    from sa_flax.functional.shuffle_attention import ShuffleAttentionParams
+    from sa_flax.inference.denoiser import Denoiser
+    from sa_flax.models.registry import create_model, list_models
+    from sa_flax.models.unet import AttentionUNet
+    from sa_flax.modules.attention import (
+        ShuffleAttention,
+        SqueezeExcite,
+        list_attentions,
+        make_attention,
+    )
+
+
+def __getattr__(name: str):
+    if name in _EXPORTS:
+        return getattr(importlib.import_module(_EXPORTS[name]), name)
+    if name in _SUBMODULES:
+        return importlib.import_module(f"sa_flax.{name}")
+    raise AttributeError(f"module 'sa_flax' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,6 @@
+"""Whole networks."""
+
+from sa_flax.models.registry import create_model, list_models
+from sa_flax.models.unet import AttentionUNet
+
+__all__ = ["AttentionUNet", "create_model", "list_models"]

@@ -1,0 +1,36 @@
+"""Networks by name."""
+
+import difflib
+import importlib
+from typing import Any
+
+from flax import nnx
+
+# name -> (module, class, options that the name stands for)
+_MODELS: dict[str, tuple[str, str, dict[str, Any]]] = {
+    "attention_unet": ("sa_flax.models.unet", "AttentionUNet", {}),
+}
+
+
+def list_models() -> list[str]:
+    """The names that `create_model` knows, in alphabetical order."""
+    return sorted(_MODELS)
+
+
+def create_model(name: str, *, rngs: nnx.Rngs, **options: Any) -> nnx.Module:
+    """Builds a network by name; denoisers map noisy (B, H, W, C) in [0, 1] to clean.
+
+    Args:
+      name: one of `list_models()`.
+      rngs: the random streams that parameters are drawn from.
+      **options: keyword arguments of the network's class, e.g. `channels=1`.
+
+    Raises:
+      ValueError: for an unknown name (the nearest one is suggested).
+    """
+    if name not in _MODELS:
+        near = difflib.get_close_matches(name, _MODELS, n=1, cutoff=0.5)
+        hint = f" Did you mean {near[0]!r}?" if near else ""
+        raise ValueError(f"unknown model {name!r}.{hint} Known: {', '.join(list_models())}.")
+    module, cls, implied = _MODELS[name]
+    return getattr(importlib.import_module(module), cls)(**{**implied, **options}, rngs=rngs)

@@ -1,0 +1,164 @@
+"""A U-Net for denoising, with a choice of attention and of where it stands."""
+
+import itertools
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float
+
+from sa_flax.modules.blocks import Downsample, ResidualBlock, Upsample, conv3x3
+
+Dtype = jax.typing.DTypeLike
+Attend = Literal["none", "encoder", "decoder", "both"]
+
+
+def pad_to_multiple(x: Float[Array, "B H W C"], multiple: int) -> Float[Array, "B H2 W2 C"]:
+    """Mirrors the right and lower edges until height and width are multiples of `multiple`.
+
+    The mirror does not repeat the edge pixel (`reflect`). Where a picture is narrower than the
+    padding it needs, it is mirrored again and again; a single row or column is repeated.
+    """
+    pad = [(0, 0), (0, -x.shape[1] % multiple), (0, -x.shape[2] % multiple), (0, 0)]
+    if not any(after for _, after in pad):
+        return x
+    for axis in (1, 2):
+        if pad[axis][1]:
+            alone = [(0, 0)] * 4
+            alone[axis] = pad[axis]
+            x = jnp.pad(x, alone, mode="edge" if x.shape[axis] == 1 else "reflect")
+    return x
+
+
+class AttentionUNet(nnx.Module):
+    """U-Net denoiser: `model(noisy) -> clean`, any height and width, pictures in [0, 1].
+
+    Residual blocks without batch norm; strided convolutions down, 1 x 1 convolutions with pixel
+    shuffle up, skip connections added at each level. The network predicts the noise and subtracts
+    it, so an untrained one nearly returns its input. By default it is blind: it is told nothing of
+    the noise.
+
+    Where attention stands (`attend`): going down, features are gathered from ever larger
+    neighbourhoods; going up, they are fused with the skip connections and refined into the result.
+    A gate that weighs features against each other has most to say where two sources have just been
+    added, and its output is closest to the picture there, so "decoder" is the default. "encoder"
+    gates the way down, "both" everything, the bottom included; "none" is the plain U-Net.
+
+    Args:
+      channels: 1 (gray) or 3 (colour), or any other number of channels of the picture.
+      width: features at full resolution; every level down doubles them.
+      levels: number of resolutions; height and width are padded to multiples of 2^(levels - 1).
+      blocks: residual blocks at each level, on each side.
+      attention: kind of attention, a name that `make_attention` knows, or "none".
+      attend: "none", "encoder", "decoder" or "both".
+      attention_options: keyword arguments of the attention layers.
+      noise_level: expect the noise level as a second argument, and add it as a constant channel.
+      dtype: dtype of the computation, e.g. bfloat16; None takes that of input and parameters.
+        The result has the input's dtype.
+      param_dtype: dtype of the parameters.
+      rngs: the random streams that parameters are drawn from.
+
+    Ronneberger et al., MICCAI 2015; residual blocks and added skips as in DRUNet (Zhang et al.,
+    TPAMI 2021).
+    """
+
+    def __init__(
+        self,
+        *,
+        channels: int = 3,
+        width: int = 32,
+        levels: int = 4,
+        blocks: int = 1,
+        attention: str = "shuffle",
+        attend: Attend = "decoder",
+        attention_options: Mapping[str, Any] | None = None,
+        noise_level: bool = False,
+        dtype: Dtype | None = None,
+        param_dtype: Dtype = jnp.float32,
+        rngs: nnx.Rngs,
+    ):
+        if attend not in ("none", "encoder", "decoder", "both"):
+            raise ValueError(
+                f"attend must be 'none', 'encoder', 'decoder' or 'both'; got {attend!r}."
+            )
+        for name, value in {
+            "channels": channels,
+            "width": width,
+            "levels": levels,
+            "blocks": blocks,
+        }.items():
+            if value < 1:
+                raise ValueError(f"{name} must be at least 1; got {value}.")
+        self.channels, self.levels, self.noise_level = channels, levels, noise_level
+        self.stride = 2 ** (levels - 1)
+        kwargs: dict[str, Any] = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
+        widths = [width * 2**level for level in range(levels)]
+
+        def stack(features: int, sides: tuple[Attend, ...]) -> nnx.Sequential:
+            kind = attention if attend in sides else "none"
+            return nnx.Sequential(
+                *(
+                    ResidualBlock(
+                        features,
+                        attention=kind,
+                        attention_options=attention_options if kind != "none" else None,
+                        **kwargs,
+                    )
+                    for _ in range(blocks)
+                )
+            )
+
+        self.head = conv3x3(channels + noise_level, width, **kwargs)
+        self.encoder = nnx.List([stack(w, ("encoder", "both")) for w in widths[:-1]])
+        self.down = nnx.List([Downsample(a, b, **kwargs) for a, b in itertools.pairwise(widths)])
+        self.bottom = stack(widths[-1], ("both",))
+        self.up = nnx.List([Upsample(b, a, **kwargs) for a, b in itertools.pairwise(widths)])
+        self.decoder = nnx.List([stack(w, ("decoder", "both")) for w in widths[:-1]])
+        self.tail = conv3x3(
+            width,
+            channels,
+            kernel_init=nnx.initializers.variance_scaling(0.01, "fan_in", "truncated_normal"),
+            **kwargs,
+        )
+
+    def __call__(
+        self,
+        noisy: Float[Array, "B H W C"],
+        noise_level: Float[Array, " B"] | float | None = None,
+    ) -> Float[Array, "B H W C"]:
+        """Denoises pictures in [0, 1]. `noise_level`: sigma in [0, 1] units, one or one a picture.
+
+        Raises:
+          ValueError: for a picture with another number of channels, or a noise level where none is
+            expected, or none where one is.
+        """
+        if noisy.ndim != 4 or noisy.shape[-1] != self.channels:
+            raise ValueError(
+                f"this network denoises (B, H, W, {self.channels}) pictures; got {noisy.shape}."
+            )
+        if (noise_level is None) == self.noise_level:
+            raise ValueError(
+                "this network was built with noise_level=True and needs the noise level: "
+                "model(noisy, sigma)."
+                if self.noise_level
+                else "this network is blind (noise_level=False): call model(noisy)."
+            )
+        height, width = noisy.shape[1:3]
+        x = pad_to_multiple(noisy, self.stride)
+        if noise_level is not None:
+            sigma = jnp.broadcast_to(jnp.asarray(noise_level, x.dtype), x.shape[:1])
+            constant = jnp.broadcast_to(sigma[:, None, None, None], (*x.shape[:3], 1))
+            x = jnp.concatenate([x, constant], axis=-1)
+        x = self.head(x)
+        skips = []
+        for blocks, down in zip(self.encoder, self.down, strict=True):
+            x = blocks(x)
+            skips.append(x)
+            x = down(x)
+        x = self.bottom(x)
+        for level in reversed(range(self.levels - 1)):
+            x = self.decoder[level](self.up[level](x) + skips[level])
+        noise = self.tail(x)[:, :height, :width, :]
+        return noisy - noise.astype(noisy.dtype)

@@ -1,0 +1,130 @@
+"""What the U-Net is made of: a residual block with an attention slot, down- and up-sampling."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from flax.nnx.nn import initializers
+from jaxtyping import Array, Float
+
+from sa_flax.modules.attention import make_attention
+
+Dtype = jax.typing.DTypeLike
+
+# Plain initialisation everywhere but at the end of a residual branch (see ResidualBlock).
+_he_normal = initializers.he_normal()
+_small_normal = initializers.variance_scaling(0.02, "fan_in", "truncated_normal")
+
+
+def conv3x3(features_in: int, features_out: int, **kwargs) -> nnx.Conv:
+    """A 3 x 3 convolution that keeps height and width (or, with strides=2, halves even ones)."""
+    kwargs.setdefault("kernel_init", _he_normal)
+    return nnx.Conv(features_in, features_out, (3, 3), padding=1, **kwargs)
+
+
+class ResidualBlock(nnx.Module):
+    """`x + attention(conv(relu(conv(x))))`, without normalisation.
+
+    The attention stands inside the branch, after the last convolution and before the sum, as in
+    SA-Net and the dual-attention denoisers: it decides what is added to the features, and the
+    features themselves pass unscaled. The last convolution starts small (a tenth of the usual
+    standard deviation), so that a deep stack begins near the identity whatever its attention
+    multiplies by at the start (0.731 for a fresh shuffle attention).
+
+    Args:
+      features: channels in and out.
+      attention: kind of attention, a name that `make_attention` knows, or "none".
+      attention_options: keyword arguments of the attention layer.
+      dtype: dtype of the computation; None takes it from the input and the parameters.
+      param_dtype: dtype of the parameters.
+      rngs: the random streams that parameters are drawn from.
+    """
+
+    def __init__(
+        self,
+        features: int,
+        *,
+        attention: str = "none",
+        attention_options: Mapping[str, Any] | None = None,
+        dtype: Dtype | None = None,
+        param_dtype: Dtype = jnp.float32,
+        rngs: nnx.Rngs,
+    ):
+        kwargs: dict[str, Any] = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
+        self.conv1 = conv3x3(features, features, **kwargs)
+        self.conv2 = conv3x3(features, features, kernel_init=_small_normal, **kwargs)
+        self.attention = make_attention(
+            attention, features, param_dtype=param_dtype, rngs=rngs, **(attention_options or {})
+        )
+
+    def __call__(self, x: Float[Array, "B H W C"]) -> Float[Array, "B H W C"]:
+        return x + self.attention(self.conv2(nnx.relu(self.conv1(x))))
+
+
+class Downsample(nnx.Module):
+    """Halves height and width by a 2 x 2 convolution with stride 2."""
+
+    def __init__(
+        self,
+        features_in: int,
+        features_out: int,
+        *,
+        dtype: Dtype | None = None,
+        param_dtype: Dtype = jnp.float32,
+        rngs: nnx.Rngs,
+    ):
+        self.conv = nnx.Conv(
+            features_in,
+            features_out,
+            (2, 2),
+            strides=2,
+            padding=0,
+            dtype=dtype,
+            param_dtype=param_dtype,
+            rngs=rngs,
+        )
+
+    def __call__(self, x: Float[Array, "B H W C"]) -> Float[Array, "B H/2 W/2 D"]:
+        return self.conv(x)
+
+
+def pixel_shuffle(x: Float[Array, "B H W 4C"]) -> Float[Array, "B 2H 2W C"]:
+    """Moves four channels into each 2 x 2 block of pixels, in PyTorch's order of channels.
+
+    `out[2i + a, 2j + b, c] = x[i, j, 4c + 2a + b]`. Shi et al., CVPR 2016.
+    """
+    *lead, height, width, channels = x.shape
+    blocks = x.reshape(*lead, height, width, channels // 4, 2, 2)
+    rows_first = jnp.einsum("...ijcab->...iajbc", blocks)
+    return rows_first.reshape(*lead, 2 * height, 2 * width, channels // 4)
+
+
+class Upsample(nnx.Module):
+    """Doubles height and width by a 1 x 1 convolution and a pixel shuffle.
+
+    The same map as a 2 x 2 transposed convolution with stride 2, whose gradient is several times
+    slower on CPUs.
+    """
+
+    def __init__(
+        self,
+        features_in: int,
+        features_out: int,
+        *,
+        dtype: Dtype | None = None,
+        param_dtype: Dtype = jnp.float32,
+        rngs: nnx.Rngs,
+    ):
+        self.conv = nnx.Conv(
+            features_in,
+            4 * features_out,
+            (1, 1),
+            dtype=dtype,
+            param_dtype=param_dtype,
+            rngs=rngs,
+        )
+
+    def __call__(self, x: Float[Array, "B H W C"]) -> Float[Array, "B 2H 2W D"]:
+        return pixel_shuffle(self.conv(x))
