@@ -57,7 +57,8 @@ def test_does_nothing_without_jaxlib(monkeypatch):
 def test_the_installed_jax_starts_with_it_and_it_imports_no_jax():
     program = (
         "import sys; from sa_flax.xla_flags import tune_cpu; tune_cpu();"
-        "assert 'jax' not in sys.modules; import jax.numpy as jnp; print(float(jnp.sum(jnp.ones(3))))"
+        "assert 'jax' not in sys.modules; import jax.numpy as jnp;"
+        "print(float(jnp.sum(jnp.ones(3))))"
     )
     environment = {**os.environ, "XLA_FLAGS": "", "JAX_PLATFORMS": "cpu"}
     done = subprocess.run(
