@@ -134,8 +134,8 @@ def fit(
         if len(pending) > 2:  # stay at most two steps ahead of the device
             jax.block_until_ready(pending[-3])
 
-        last = step == config.steps or bool(stopped_by)
-        evaluating = step % config.evaluate_every == 0 or step == config.steps
+        last = step == config.steps
+        evaluating = step % config.evaluate_every == 0 or last
         saving = step % config.checkpoint_every == 0 or last
         if step % config.log_every == 0 or saving or evaluating:
             means = run.fetch_means(pending, last_step=step)
@@ -163,7 +163,12 @@ def fit(
         if saving:
             checkpoints.save(state, Progress(step, step, best), psnr=psnr)
     batches.close()
-    return state, Progress(step, step, best)
+    # A run that was stopped: nothing is kept that is not finite, and nothing finite is lost.
+    if pending:
+        run.fetch_means(pending, last_step=step)
+    progress = Progress(step, step, best)
+    checkpoints.save(state, progress)
+    return state, progress
 
 
 def samples(denoiser, pictures, config, directory: Path) -> dict[str, np.ndarray]:

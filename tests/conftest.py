@@ -1,7 +1,35 @@
-"""Before any test module is imported: eight simulated CPU devices, so that sharding is real."""
+"""Before any test module is imported: eight simulated CPU devices, so that sharding is real, and
+little optimisation by the compiler, which would take longer than the tiny tests themselves."""
 
 import os
 
-_DEVICES = "--xla_force_host_platform_device_count"
-if _DEVICES not in os.environ.get("XLA_FLAGS", ""):
-    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_DEVICES}=8".strip()
+for _flag, _value in (
+    ("--xla_force_host_platform_device_count", 8),
+    ("--xla_backend_optimization_level", 0),
+):
+    if _flag not in os.environ.get("XLA_FLAGS", ""):
+        os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_flag}={_value}".strip()
+
+
+import dataclasses  # noqa: E402
+from pathlib import Path  # noqa: E402
+
+import pytest  # noqa: E402
+
+
+@pytest.fixture(scope="session")
+def run_directory(tmp_path_factory) -> Path:
+    """The directory of a run that saved its untrained network: two levels of four features."""
+    from sa_flax.config import Config, ModelConfig, to_json
+    from sa_flax.inference.run_directory import CONFIG, Progress
+    from sa_flax.training.checkpoint import Checkpoints
+    from sa_flax.training.state import create_state, make_optimizer
+
+    run = tmp_path_factory.mktemp("run")
+    config = dataclasses.replace(Config(), model=ModelConfig(width=4, levels=2))
+    (run / CONFIG).write_text(to_json(config))
+    _, state = create_state(config, make_optimizer(config.optimizer, config.steps))
+    checkpoints = Checkpoints(run)
+    checkpoints.save(state, Progress(0, 0, None))
+    checkpoints.close()
+    return run

@@ -53,11 +53,10 @@ def read_picture(path: Path) -> Picture:
             if frames > 1:
                 raise InputError(f"{path}: holds {frames} frames; save one as a picture.")
             opened.load()
+            pixels = _pixels(ImageOps.exif_transpose(opened), path)
             exif = opened.getexif()
             exif.pop(_EXIF_ORIENTATION, None)
             metadata = {"icc_profile": opened.info.get("icc_profile"), "exif": exif.tobytes()}
-            upright = ImageOps.exif_transpose(opened)
-            pixels = _pixels(upright, path)
             if opened.mode in ("CMYK", "P", "PA", "1"):
                 metadata["icc_profile"] = None  # it describes the colours that were converted
     except InputError:

@@ -44,7 +44,9 @@ def test_the_bundled_photographs(cache):
     assert not names["train"] & (names["test"] | names["validation"])
     record = splits.test[0]
     name = record["filename"]
-    stored = np.asarray(Image.open(PHOTOGRAPHS / (name if isinstance(name, str) else name.decode())))
+    stored = np.asarray(
+        Image.open(PHOTOGRAPHS / (name if isinstance(name, str) else name.decode()))
+    )
     np.testing.assert_array_equal(splits.image_of(record), stored)
     total = sum(p.stat().st_size for p in PHOTOGRAPHS.iterdir())
     assert total < 4e6
@@ -98,9 +100,7 @@ def test_starting_later_goes_on_exactly(pictures):
 
 def test_processes_share_every_batch(pictures):
     whole = take(2, pictures, CONFIG, seed=0)
-    shares = [
-        take(2, pictures, CONFIG, seed=0, process_index=i, process_count=2) for i in range(2)
-    ]
+    shares = [take(2, pictures, CONFIG, seed=0, process_index=i, process_count=2) for i in range(2)]
     for index, batch in enumerate(whole):
         together = np.concatenate([share[index] for share in shares])
         assert sorted(c.tobytes() for c in together) == sorted(c.tobytes() for c in batch)
@@ -153,7 +153,9 @@ def folder(tmp_path) -> Path:
 
 def test_any_folder_of_images(folder, cache):
     splits = open_splits(str(folder), directory=cache)
-    everything = [splits.image_of(r) for s in (splits.train, splits.validation, splits.test) for r in s]
+    everything = [
+        splits.image_of(r) for s in (splits.train, splits.validation, splits.test) for r in s
+    ]
     assert len(everything) == 6
     assert len(splits.validation) == len(splits.test) == 1
     assert all(p.shape == (40, 50, 3) and p.dtype == np.uint8 for p in everything)

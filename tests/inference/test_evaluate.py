@@ -1,0 +1,52 @@
+"""The published protocol: same noise for all, nothing clipped before, rounded and clipped after."""
+
+import numpy as np
+import pytest
+
+from sa_flax.inference.evaluate import evaluate, format_table, noisy_version, non_local_means
+
+CLEAN = (127 + 80 * np.sin(np.add.outer(np.arange(40), np.arange(48)) / 7))[..., None]
+CLEAN = CLEAN.astype(np.uint8)
+
+
+def test_noise_is_fixed_and_not_clipped():
+    white = np.ones((32, 32, 1), np.float32)
+    noisy = noisy_version(white, 25, seed=0, index=0)
+    np.testing.assert_array_equal(noisy, noisy_version(white, 25, seed=0, index=0))
+    assert noisy.max() > 1
+    for other in (
+        noisy_version(white, 25, seed=1, index=0),
+        noisy_version(white, 25, seed=0, index=1),
+    ):
+        assert not np.array_equal(noisy, other)
+    np.testing.assert_allclose((noisy - white).std(), 25 / 255, rtol=0.1)
+
+
+def test_methods_see_the_same_noise_and_are_rounded_before_comparison():
+    seen = []
+
+    def nearly_perfect(noisy, sigma):
+        seen.append((noisy, sigma))
+        return CLEAN / 255 + 0.3 / 255  # less than half a gray level away
+
+    rows = evaluate({"a": nearly_perfect, "b": nearly_perfect}, [CLEAN], sigmas=[15])
+    np.testing.assert_array_equal(seen[0][0], seen[1][0])
+    assert seen[0][1] == pytest.approx(15 / 255)
+    by_method = {row["method"]: row for row in rows}
+    assert by_method["a"]["psnr"] == np.inf, "not rounded to 8 bits"
+    assert by_method["a"]["ssim"] == pytest.approx(1)
+    assert by_method["noisy"]["psnr"] == pytest.approx(20 * np.log10(255 / 15), abs=0.3)
+
+
+def test_non_local_means_removes_noise():
+    rows = evaluate({"nlm": non_local_means}, [CLEAN], sigmas=[25], with_ssim=False)
+    scores = {row["method"]: row["psnr"] for row in rows}
+    assert scores["nlm"] > scores["noisy"] + 5
+
+
+def test_table():
+    rows = evaluate({"same": lambda x, s: x}, [CLEAN, CLEAN], sigmas=[50, 15])
+    lines = format_table(rows).splitlines()
+    assert lines[0].split() == ["sigma", "15", "sigma", "50"]
+    assert [line.split()[0] for line in lines[1:3]] == ["noisy", "same"]
+    assert f"{rows[0]['psnr']:.2f} / {rows[0]['ssim']:.4f}" in lines[1]

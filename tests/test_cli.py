@@ -1,0 +1,123 @@
+"""The command sa-flax, in this process: what it writes, what it refuses, its exit codes."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from sa_flax.cli import main
+from sa_flax.inference.image_io import read_picture
+
+
+@pytest.fixture
+def folder(tmp_path) -> Path:
+    rng = np.random.default_rng(0)
+    (tmp_path / "in" / "sub").mkdir(parents=True)
+    for name in ("a.png", "sub/b.jpg"):
+        Image.fromarray(rng.integers(0, 256, (20, 30, 3), np.uint8)).save(tmp_path / "in" / name)
+    return tmp_path / "in"
+
+
+@pytest.fixture
+def sa_flax(run_directory, capsys):
+    """Runs the command with the tiny network; returns exit code, output and errors."""
+
+    def run(*arguments) -> tuple[int, str, str]:
+        words = [str(a) for a in arguments]
+        if words[0] == "denoise" and "--model" not in words:
+            words += ["--model", str(run_directory)]
+        try:
+            code = main(words)
+        except SystemExit as error:
+            code = error.code
+        captured = capsys.readouterr()
+        assert "Traceback" not in captured.err
+        return code, captured.out, captured.err
+
+    return run
+
+
+def snapshot(folder: Path) -> dict[str, bytes]:
+    return {str(p): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+def test_denoise_a_folder(sa_flax, folder, tmp_path):
+    before = snapshot(folder)
+    code, out, _ = sa_flax("denoise", folder, "--output", tmp_path / "out")
+    assert code == 0
+    assert len(out.splitlines()) == 2
+    assert snapshot(folder) == before
+    for name in ("a.png", "sub/b.jpg"):
+        assert read_picture(tmp_path / "out" / name).pixels.shape == (20, 30, 3)
+    clean = read_picture(tmp_path / "out" / "a.png").pixels.astype(float)
+    noisy = read_picture(folder / "a.png").pixels.astype(float)
+    assert 0 < np.abs(clean - noisy).mean() < 30, "an untrained network nearly returns its input"
+
+
+def test_a_broken_file_is_named_and_the_others_done(sa_flax, folder, tmp_path):
+    (folder / "broken.png").write_bytes(b"nothing")
+    code, _, err = sa_flax("denoise", folder, "--output", tmp_path / "out")
+    assert code == 1
+    assert "broken.png: not a readable picture" in err
+    assert "1 of 3 pictures failed" in err
+    assert sorted(p.name for p in (tmp_path / "out").rglob("*.*")) == ["a.png", "b.jpg"]
+
+
+def test_add_noise_then_denoise_keeps_alpha(sa_flax, tmp_path):
+    pixels = np.full((64, 64, 4), 128, np.uint8)
+    pixels[..., 3] = np.arange(64)
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    code, *_ = sa_flax("add-noise", tmp_path / "a.png", "--sigma", 25, "--output", tmp_path / "n")
+    assert code == 0
+    noisy = read_picture(tmp_path / "n" / "a.png").pixels.astype(float)
+    np.testing.assert_allclose((noisy - pixels)[..., :3].std(), 25, rtol=0.05)
+    np.testing.assert_array_equal(noisy[..., 3], pixels[..., 3])
+    code, *_ = sa_flax("denoise", tmp_path / "n", "--output", tmp_path / "out")
+    assert code == 0
+    clean = read_picture(tmp_path / "out" / "a.png").pixels
+    np.testing.assert_array_equal(clean[..., 3], pixels[..., 3])
+
+
+def test_evaluate(sa_flax, run_directory, folder, tmp_path):
+    (folder / "broken.png").write_bytes(b"nothing")
+    report = tmp_path / "sub" / "report.json"
+    code, out, err = sa_flax(
+        *("evaluate", run_directory, "--images", folder, "--sigma", 15, 25, "--baseline"),
+        *("--json", report),
+    )
+    assert code == 1, "a picture failed"
+    assert "broken.png" in err
+    assert "non-local means" in out
+    assert "2 pictures" in out
+    rows = json.loads(report.read_text())["results"]
+    assert {row["sigma"] for row in rows} == {15, 25}
+    assert all(10 < row["psnr"] < 50 for row in rows)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["denoise", "{in}/a.png", "--output", "{in}"], "would overwrite an original"),
+        (["denoise", "{in}/a.png", "{in}/a.png", "--output", "{out}"], "would both be written"),
+        (["denoise", "--output", "{out}"], "at least one picture"),
+        (["denoise", "{out}", "--output", "{out}2"], "no such file"),
+        (["denoise", "{in}/a.png", "--output", "{in}/a.png"], "must be a folder"),
+        (["denoise", "{in}", "--output", "{out}", "--sigma", "9"], "blind: leave --sigma out"),
+        (["denoise", "{in}", "--output", "{out}", "--model", "{in}"], "not the directory of a"),
+        (["denoise", "{in}", "--outptu", "{out}"], "--output"),
+        (["denoize", "{in}"], "denoise"),
+        (["add-noise", "{in}", "--sigma", "-1", "--output", "{out}"], "can't be negative"),
+        (["evaluate", "{run}", "--images", "{out}"], "no folder"),
+        (["evaluate", "{run}", "--images", "{in}", "--sigma", "-3"], "can't be negative"),
+    ],
+)
+def test_requests_that_are_wrong(sa_flax, folder, tmp_path, run_directory, arguments, message):
+    before = snapshot(tmp_path)
+    places = {"in": folder, "out": tmp_path / "out", "run": run_directory}
+    code, _, err = sa_flax(*(a.format(**places) for a in arguments))
+    assert code == (1 if message == "no such file" else 2)
+    assert message in err
+    assert len(err.splitlines()) < 25
+    assert snapshot(tmp_path) == before, "something was written"

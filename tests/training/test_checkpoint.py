@@ -1,0 +1,135 @@
+"""Checkpoints: exact round trip, what is kept, and broken ones."""
+
+import dataclasses
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from sa_flax.config import Config, ModelConfig, to_json
+from sa_flax.errors import InputError
+from sa_flax.inference.run_directory import CHECKPOINTS, CONFIG, Progress, restore_ema
+from sa_flax.training import run
+from sa_flax.training.checkpoint import Checkpoints
+from sa_flax.training.state import TrainState, create_state, make_optimizer
+
+CONFIGURATION = Config(model=ModelConfig(width=4, levels=2, channels=1))
+
+
+@pytest.fixture(scope="module")
+def fresh() -> TrainState:
+    optimizer = make_optimizer(CONFIGURATION.optimizer, CONFIGURATION.steps)
+    return create_state(CONFIGURATION, optimizer)[1]
+
+
+def at_step(state: TrainState, step: int) -> TrainState:
+    moved = jax.tree.map(lambda x: x + step, state)
+    return moved._replace(ema=jax.tree.map(lambda x: x + 2 * step, state.ema))
+
+
+def save(directory: Path, fresh: TrainState, steps: dict[int, float | None], keep: int = 2) -> None:
+    checkpoints = Checkpoints(directory, keep=keep)
+    for step, psnr in steps.items():
+        checkpoints.save(at_step(fresh, step), Progress(step, 3 * step, 30.5), psnr=psnr)
+    checkpoints.close()
+
+
+def restore(directory: Path, fresh: TrainState):
+    checkpoints = Checkpoints(directory)
+    try:
+        return checkpoints.restore(fresh)
+    finally:
+        checkpoints.close()
+
+
+def truncate(checkpoint: Path) -> None:
+    files = [p for p in checkpoint.rglob("*") if p.is_file()]
+    assert files
+    for path in files:
+        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def test_round_trip_is_exact(tmp_path, fresh):
+    save(tmp_path, fresh, {7: None})
+    state, progress, broken = restore(tmp_path, fresh)
+    jax.tree.map(np.testing.assert_array_equal, state, at_step(fresh, 7))
+    assert progress == Progress(7, 21, 30.5)
+    assert broken == []
+    params, _ = restore_ema(tmp_path, fresh.params, fresh.rest)
+    jax.tree.map(np.testing.assert_array_equal, params, at_step(fresh, 7).ema)
+
+
+def test_nothing_to_restore(tmp_path, fresh):
+    assert restore(tmp_path, fresh) is None
+    with pytest.raises(InputError, match="no finished checkpoint"):
+        restore_ema(tmp_path, fresh.params, fresh.rest)
+    with pytest.raises(InputError, match="holds no checkpoints"):
+        restore_ema(tmp_path / "elsewhere", fresh.params, fresh.rest)
+
+
+def test_the_newest_and_the_best_are_kept(tmp_path, fresh):
+    save(tmp_path, fresh, {1: 20.0, 2: 31.0, 3: 29.0, 4: None, 5: None})
+    kept = sorted(p.name for p in (tmp_path / CHECKPOINTS).iterdir() if p.name.isdigit())
+    assert kept == ["2", "4", "5"]
+
+
+def test_a_truncated_newest_checkpoint_gives_way_to_the_one_before(tmp_path, fresh):
+    save(tmp_path, fresh, {1: None, 2: None})
+    truncate(tmp_path / CHECKPOINTS / "2")
+    params, _ = restore_ema(tmp_path, fresh.params, fresh.rest)
+    jax.tree.map(np.testing.assert_array_equal, params, at_step(fresh, 1).ema)
+    state, progress, broken = restore(tmp_path, fresh)
+    assert progress.step == 1
+    jax.tree.map(np.testing.assert_array_equal, state, at_step(fresh, 1))
+    assert [line.split(":")[0] for line in broken] == ["2"]
+    # Step 2 can be saved anew; what was broken is kept aside.
+    save(tmp_path, fresh, {2: None})
+    assert restore(tmp_path, fresh)[1].step == 2
+    assert (tmp_path / CHECKPOINTS / "broken-2").is_dir()
+
+
+def test_all_broken_is_an_error_that_lists_them(tmp_path, fresh):
+    save(tmp_path, fresh, {1: None, 2: None})
+    for step in ("1", "2"):
+        truncate(tmp_path / CHECKPOINTS / step)
+    with pytest.raises(InputError, match=r"none of the checkpoints(.|\n)*step 2: (.|\n)*step 1: "):
+        restore(tmp_path, fresh)
+    assert sorted(p.name for p in (tmp_path / CHECKPOINTS).iterdir()) == ["1", "2"]
+
+
+def claim(directory: Path, config: Config, *, resume: bool = False) -> list[str]:
+    with run.claim(directory, config, resume=resume) as changes:
+        return changes
+
+
+def test_a_directory_belongs_to_one_configuration(tmp_path):
+    directory = tmp_path / "run"
+    assert claim(directory, CONFIGURATION) == []
+    assert claim(directory, CONFIGURATION) == []
+    longer = dataclasses.replace(CONFIGURATION, steps=9)
+    assert claim(directory, longer) == ["steps: 3000 -> 9"]
+    other = dataclasses.replace(CONFIGURATION, model=ModelConfig(width=8))
+    with pytest.raises(InputError, match=r"model.width: 4 there, 8 now(.|\n)*--output"):
+        claim(directory, other)
+    assert (directory / CONFIG).read_text() == to_json(longer)
+
+
+def test_directories_that_are_refused(tmp_path):
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(InputError, match="is a file"):
+        claim(tmp_path / "file", CONFIGURATION)
+    with pytest.raises(InputError, match="not empty and is not a training run"):
+        claim(tmp_path, CONFIGURATION)
+    assert [p.name for p in tmp_path.iterdir()] == ["file"]
+    with pytest.raises(InputError, match="nothing to resume"):
+        claim(tmp_path / "new", CONFIGURATION, resume=True)
+    assert not (tmp_path / "new").exists()
+
+
+def test_two_runs_cannot_share_a_directory(tmp_path):
+    with (
+        run.claim(tmp_path / "run", CONFIGURATION, resume=False),
+        pytest.raises(InputError, match="another run is going on"),
+    ):
+        claim(tmp_path / "run", CONFIGURATION)
