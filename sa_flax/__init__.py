@@ -21,6 +21,9 @@ _EXPORTS = {
     "create_model": "sa_flax.models.registry",
     "list_models": "sa_flax.models.registry",
     "Denoiser": "sa_flax.inference.denoiser",
+    "from_pretrained": "sa_flax.inference.pretrained",
+    "list_pretrained": "sa_flax.inference.pretrained",
+    "save_pretrained": "sa_flax.inference.pretrained",
 }
 _SUBMODULES = ("data", "functional", "inference", "models", "modules", "porting", "training")
 
@@ -30,6 +33,7 @@ if TYPE_CHECKING:
     from sa_flax import data, functional, inference, models, modules, porting, training
     from sa_flax.functional.shuffle_attention import ShuffleAttentionParams
     from sa_flax.inference.denoiser import Denoiser
+    from sa_flax.inference.pretrained import from_pretrained, list_pretrained, save_pretrained
     from sa_flax.models.registry import create_model, list_models
     from sa_flax.models.unet import AttentionUNet
     from sa_flax.modules.attention import (

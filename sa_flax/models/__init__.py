@@ -1,6 +1,7 @@
 """Whole networks."""
 
+from sa_flax.models.dncnn import DnCNN
 from sa_flax.models.registry import create_model, list_models
 from sa_flax.models.unet import AttentionUNet
 
-__all__ = ["AttentionUNet", "create_model", "list_models"]
+__all__ = ["AttentionUNet", "DnCNN", "create_model", "list_models"]

@@ -9,6 +9,7 @@ from flax import nnx
 # name -> (module, class, options that the name stands for)
 _MODELS: dict[str, tuple[str, str, dict[str, Any]]] = {
     "attention_unet": ("sa_flax.models.unet", "AttentionUNet", {}),
+    "dncnn": ("sa_flax.models.dncnn", "DnCNN", {}),
 }
 
 
@@ -28,9 +29,19 @@ def create_model(name: str, *, rngs: nnx.Rngs, **options: Any) -> nnx.Module:
     Raises:
       ValueError: for an unknown name (the nearest one is suggested).
     """
+    cls, implied = model_class(name)
+    return cls(**{**implied, **options}, rngs=rngs)
+
+
+def model_class(name: str) -> tuple[type, dict[str, Any]]:
+    """The class of a network, and the options that its name stands for.
+
+    Raises:
+      ValueError: for an unknown name (the nearest one is suggested).
+    """
     if name not in _MODELS:
         near = difflib.get_close_matches(name, _MODELS, n=1, cutoff=0.5)
         hint = f" Did you mean {near[0]!r}?" if near else ""
         raise ValueError(f"unknown model {name!r}.{hint} Known: {', '.join(list_models())}.")
     module, cls, implied = _MODELS[name]
-    return getattr(importlib.import_module(module), cls)(**{**implied, **options}, rngs=rngs)
+    return getattr(importlib.import_module(module), cls), dict(implied)

@@ -1,0 +1,115 @@
+"""What is known of each architecture's PyTorch weights: the rule tables, and what they imply.
+
+An architecture may have several tables, one for each way its weights are named in the wild; the
+first is the one that is written.
+"""
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from flax import nnx
+
+from sa_flax.models.dncnn import DnCNN
+from sa_flax.porting.rules import CONV, Exempt, Rule, RuleTable
+
+State = Mapping[str, np.ndarray]
+Options = dict[str, Any]
+
+
+class UnknownWeightsError(ValueError):
+    """Weights that don't look like the architecture they are said to be."""
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """How one class of networks is ported.
+
+    Attributes:
+      tables: model -> its rule tables, the one that is written first.
+      options: PyTorch state -> keyword arguments of the class that its names and shapes imply.
+    """
+
+    tables: Callable[[Any], tuple[RuleTable, ...]]
+    options: Callable[[State], Options]
+
+
+def norm_rules(torch: str, flax: str) -> tuple[tuple[Rule, ...], Exempt]:
+    """Rules for a batch norm, and its step counter, which nothing here counts."""
+    rules = (
+        Rule(f"{torch}.weight", f"{flax}.scale"),
+        Rule(f"{torch}.bias", f"{flax}.bias"),
+        Rule(f"{torch}.running_mean", f"{flax}.mean"),
+        Rule(f"{torch}.running_var", f"{flax}.var"),
+    )
+    counter = Exempt(f"{torch}.num_batches_tracked", beside=f"{flax}.mean", value=np.int64(0))
+    return rules, counter
+
+
+def conv_rules(torch: str, flax: str) -> tuple[Rule, Rule]:
+    """Rules for a convolution with or without bias."""
+    return (
+        Rule(f"{torch}.weight", f"{flax}.kernel", CONV),
+        Rule(f"{torch}.bias", f"{flax}.bias"),
+    )
+
+
+# DnCNN: a Sequential named `dncnn` (DnCNN-PyTorch) or `model` (KAIR), ReLUs counted, so that with
+# batch norm the hidden layers come in threes and without in twos.
+
+
+def _dncnn_table(prefix: str, batch_norm: bool) -> RuleTable:
+    if not batch_norm:
+        return RuleTable(f"DnCNN, {prefix}.*", conv_rules(f"{prefix}.{{2*i}}", "convs.{i}"))
+    norms, counter = norm_rules(f"{prefix}.{{3*i+3}}", "norms.{i}")
+    rules = (
+        *conv_rules(f"{prefix}.0", "convs.0"),
+        *conv_rules(f"{prefix}.{{3*i+2}}", "convs.{i+1}"),
+        *norms,
+    )
+    return RuleTable(f"DnCNN with batch norm, {prefix}.*", rules, (counter,))
+
+
+def _dncnn_tables(model: DnCNN) -> tuple[RuleTable, ...]:
+    return tuple(_dncnn_table(prefix, model.batch_norm) for prefix in ("dncnn", "model"))
+
+
+def _dncnn_options(state: State) -> Options:
+    first = next((state[n] for n in ("dncnn.0.weight", "model.0.weight") if n in state), None)
+    if first is None or first.ndim != 4:
+        raise UnknownWeightsError(
+            "not DnCNN's weights: neither dncnn.0.weight nor model.0.weight is a convolution "
+            "kernel."
+        )
+    return {
+        "channels": first.shape[1],
+        "depth": sum(array.ndim == 4 for array in state.values()),
+        "width": first.shape[0],
+        "batch_norm": any(name.endswith(".running_mean") for name in state),
+        "bias": any(re.fullmatch(r"(dncnn|model)\.0\.bias", name) for name in state),
+    }
+
+
+_ARCHITECTURES: dict[type, Architecture] = {
+    DnCNN: Architecture(_dncnn_tables, _dncnn_options),
+}
+
+
+def architecture_of(cls: type) -> Architecture:
+    """How networks of class `cls` are ported.
+
+    Raises:
+      ValueError: for a class without rules.
+    """
+    for known, architecture in _ARCHITECTURES.items():
+        if issubclass(cls, known):
+            return architecture
+    names = ", ".join(known.__name__ for known in _ARCHITECTURES)
+    raise ValueError(f"no porting rules for {cls.__name__}; there are rules for {names}.")
+
+
+def rule_tables(model: nnx.Module) -> tuple[RuleTable, ...]:
+    """The rule tables of a network, the one that is written first."""
+    return architecture_of(type(model)).tables(model)
