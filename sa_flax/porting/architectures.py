@@ -13,14 +13,18 @@ import numpy as np
 from flax import nnx
 
 from sa_flax.models.dncnn import DnCNN
+from sa_flax.models.unet import AttentionUNet
+from sa_flax.porting.attention_rules import (
+    ATTENTION_RULES,
+    Slot,
+    UnknownWeightsError,
+    kind_of_slots,
+    rules_of_layer,
+)
 from sa_flax.porting.rules import CONV, Exempt, Rule, RuleTable
 
 State = Mapping[str, np.ndarray]
 Options = dict[str, Any]
-
-
-class UnknownWeightsError(ValueError):
-    """Weights that don't look like the architecture they are said to be."""
 
 
 @dataclass(frozen=True)
@@ -92,7 +96,74 @@ def _dncnn_options(state: State) -> Options:
     }
 
 
+# The attention U-Net. Its blocks are counted in a Sequential on both sides.
+
+_UNET_BLOCKS = (
+    ("encoder.{level}.{block}", "encoder.{level}.layers.{block}"),
+    ("bottom.{block}", "bottom.layers.{block}"),
+    ("decoder.{level}.{block}", "decoder.{level}.layers.{block}"),
+)
+_UNET_ATTENTION = re.compile(r"((encoder|decoder)\.\d+\.\d+|(bottom)\.\d+)\.attention\.(.+)")
+
+
+def _unet_tables(model: AttentionUNet) -> tuple[RuleTable, ...]:
+    stacks = (*model.encoder, model.bottom, *model.decoder)
+    blocks: list[Any] = [block for stack in stacks for block in stack.layers]
+    known = [rules_of_layer(block.attention) for block in blocks]
+    attention = next((rules for rules in known if rules is not None), None)
+    rules: list[Rule] = []
+    for torch, flax in (("head", "head"), ("tail", "tail")):
+        rules += conv_rules(torch, flax)
+    for side in ("down", "up"):
+        rules += conv_rules(f"{side}.{{level}}.conv", f"{side}.{{level}}.conv")
+    for torch, flax in _UNET_BLOCKS:
+        for conv in ("conv1", "conv2"):
+            rules += conv_rules(f"{torch}.{conv}", f"{flax}.{conv}")
+        if attention is not None:
+            rules += attention.at(f"{torch}.attention", f"{flax}.attention")
+    return (RuleTable("AttentionUNet", tuple(rules)),)
+
+
+def _unet_options(state: State) -> Options:
+    head, tail = state.get("head.weight"), state.get("tail.weight")
+    if head is None or tail is None or head.ndim != 4 or tail.ndim != 4:
+        raise UnknownWeightsError(
+            "not the attention U-Net's weights: head.weight and tail.weight are not both there as "
+            "convolution kernels."
+        )
+    layers: dict[str, dict[str, np.ndarray]] = {}
+    sides = set()
+    for name, array in state.items():
+        match = _UNET_ATTENTION.fullmatch(name)
+        if match:
+            layers.setdefault(match[1], {})[match[4]] = array
+            sides.add(match[2] or match[3])
+    slots: list[Slot] = [
+        (state[f"{block}.conv2.weight"].shape[0], arrays)
+        for block, arrays in layers.items()
+        if f"{block}.conv2.weight" in state
+    ]
+    options: Options = {
+        "channels": tail.shape[0],
+        "width": head.shape[0],
+        "levels": 1 + sum(bool(re.fullmatch(r"up\.\d+\.conv\.weight", name)) for name in state),
+        "blocks": sum(bool(re.fullmatch(r"bottom\.\d+\.conv1\.weight", name)) for name in state),
+        "noise_level": head.shape[1] > tail.shape[0],
+        "attention": "none",
+        "attend": "none",
+    }
+    if slots:
+        kind = kind_of_slots(slots)
+        options["attention"] = kind
+        options["attend"] = sides.pop() if len(sides) == 1 and "bottom" not in sides else "both"
+        chosen = ATTENTION_RULES[kind].options(slots)
+        if chosen:
+            options["attention_options"] = chosen
+    return options
+
+
 _ARCHITECTURES: dict[type, Architecture] = {
+    AttentionUNet: Architecture(_unet_tables, _unet_options),
     DnCNN: Architecture(_dncnn_tables, _dncnn_options),
 }
 

@@ -1,8 +1,12 @@
 """Help for tests that hold PyTorch and Flax networks against each other."""
 
+import jax.numpy as jnp
 import numpy as np
 import torch
+from flax import nnx
 from torch import nn
+
+import sa_flax
 
 
 def randomise(network: nn.Module, seed: int = 0) -> nn.Module:
@@ -36,3 +40,14 @@ def nchw(array: np.ndarray) -> torch.Tensor:
 
 def nhwc(tensor: torch.Tensor) -> np.ndarray:
     return np.moveaxis(tensor.detach().numpy(), 1, -1)
+
+
+def drawn_model(name: str, *, seed: int = 0, **options) -> nnx.Module:
+    """A network with every parameter drawn by NumPy: no initialiser is compiled."""
+    model = nnx.eval_shape(lambda: sa_flax.create_model(name, **options, rngs=nnx.Rngs(0)))
+    rng = np.random.default_rng(seed)
+    for _, leaf in nnx.to_flat_state(nnx.state(model)):
+        shape, dtype = leaf.get_value().shape, leaf.get_value().dtype
+        scale = 1 / np.sqrt(max(np.prod(shape[:-1], dtype=float), 1))
+        leaf.set_value(jnp.asarray(scale * np.abs(rng.standard_normal(shape)), dtype))
+    return model
