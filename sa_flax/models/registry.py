@@ -10,6 +10,9 @@ from flax import nnx
 _MODELS: dict[str, tuple[str, str, dict[str, Any]]] = {
     "attention_unet": ("sa_flax.models.unet", "AttentionUNet", {}),
     "dncnn": ("sa_flax.models.dncnn", "DnCNN", {}),
+    "sa_resnet50": ("sa_flax.models.sa_resnet", "SAResNet", {"blocks": (3, 4, 6, 3)}),
+    "sa_resnet101": ("sa_flax.models.sa_resnet", "SAResNet", {"blocks": (3, 4, 23, 3)}),
+    "sa_resnet152": ("sa_flax.models.sa_resnet", "SAResNet", {"blocks": (3, 8, 36, 3)}),
 }
 
 

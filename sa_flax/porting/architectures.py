@@ -13,6 +13,7 @@ import numpy as np
 from flax import nnx
 
 from sa_flax.models.dncnn import DnCNN
+from sa_flax.models.sa_resnet import SAResNet
 from sa_flax.models.unet import AttentionUNet
 from sa_flax.porting.attention_rules import (
     ATTENTION_RULES,
@@ -21,7 +22,7 @@ from sa_flax.porting.attention_rules import (
     kind_of_slots,
     rules_of_layer,
 )
-from sa_flax.porting.rules import CONV, Exempt, Rule, RuleTable
+from sa_flax.porting.rules import CONV, DENSE, Exempt, Rule, RuleTable
 
 State = Mapping[str, np.ndarray]
 Options = dict[str, Any]
@@ -162,9 +163,55 @@ def _unet_options(state: State) -> Options:
     return options
 
 
+# SA-ResNet, as the paper's code names it: torchvision's names, and `sa` in every block.
+
+
+def _sa_resnet_tables(model: SAResNet) -> tuple[RuleTable, ...]:
+    block, ours = "layer{stage+1}.{block}", "stages.{stage}.{block}"
+    rules = [*conv_rules("conv1", "conv1")]
+    exempt = []
+    norms = [("bn1", "bn1"), (f"{block}.downsample.1", f"{ours}.shortcut_bn")]
+    for n in (1, 2, 3):
+        rules += conv_rules(f"{block}.conv{n}", f"{ours}.conv{n}")
+        norms.append((f"{block}.bn{n}", f"{ours}.bn{n}"))
+    rules += conv_rules(f"{block}.downsample.0", f"{ours}.shortcut_conv")
+    for torch, flax in norms:
+        norm, counter = norm_rules(torch, flax)
+        rules += norm
+        exempt.append(counter)
+    rules += ATTENTION_RULES["shuffle"].at(f"{block}.sa", f"{ours}.sa")
+    if model.features_only:  # the classifier's weights may be there, and are not wanted
+        exempt += [Exempt("fc.weight"), Exempt("fc.bias")]
+    else:
+        rules += [Rule("fc.weight", "fc.kernel", DENSE), Rule("fc.bias", "fc.bias")]
+    return (RuleTable("SAResNet", tuple(rules), tuple(exempt)),)
+
+
+def _sa_resnet_options(state: State) -> Options:
+    first, gate = state.get("conv1.weight"), state.get("layer1.0.sa.cweight")
+    if first is None or gate is None or first.ndim != 4:
+        raise UnknownWeightsError(
+            "not SA-ResNet's weights: conv1.weight and layer1.0.sa.cweight are not both there."
+        )
+    options: Options = {
+        "blocks": tuple(
+            sum(bool(re.fullmatch(rf"layer{s}\.\d+\.conv1\.weight", name)) for name in state)
+            for s in (1, 2, 3, 4)
+        ),
+        "width": first.shape[0],
+        "channels": first.shape[1],
+        "groups": 4 * first.shape[0] // (2 * gate.size),
+    }
+    classifier = state.get("fc.weight")
+    if classifier is None:
+        return options | {"features_only": True}
+    return options | {"num_classes": classifier.shape[0]}
+
+
 _ARCHITECTURES: dict[type, Architecture] = {
     AttentionUNet: Architecture(_unet_tables, _unet_options),
     DnCNN: Architecture(_dncnn_tables, _dncnn_options),
+    SAResNet: Architecture(_sa_resnet_tables, _sa_resnet_options),
 }
 
 
