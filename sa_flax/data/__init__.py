@@ -1,0 +1,1 @@
+"""Pictures in: TFDS builders, random crops, and the grain pipeline."""

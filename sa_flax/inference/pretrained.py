@@ -5,7 +5,6 @@ else one wants to note; `model.safetensors` holds every parameter and statistic 
 e.g. `convs.0.kernel`.
 """
 
-import difflib
 import json
 import os
 import re
@@ -17,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from sa_flax.errors import InputError, nearest
 from sa_flax.models.dncnn import DnCNN, fold_batch_norm
 from sa_flax.models.registry import create_model
 from sa_flax.porting.checkpoints import read_checkpoint, write_checkpoint
@@ -30,7 +30,7 @@ _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _RELEASED: dict[str, str] = {}
 
 
-class PretrainedError(OSError):
+class PretrainedError(InputError):
     """A trained network that can't be found or fetched."""
 
 
@@ -51,7 +51,7 @@ def save_pretrained(
         network, and any further entries to note beside them. JSON.
 
     Raises:
-      ValueError: where `config` does not build this network, or is not JSON.
+      InputError: where `config` does not build this network, or is not JSON.
       OSError: where the directory can't be written.
     """
     abstract = _build(config, "config")
@@ -61,7 +61,7 @@ def save_pretrained(
         path = sorted(set(described.items()) ^ {(p, leaf.shape) for p, leaf in leaves.items()})[0][
             0
         ]
-        raise ValueError(
+        raise InputError(
             f"config does not describe this network: {config['model']!r} with options "
             f"{dict(config.get('options', {}))} has {described.get(path, 'nothing')} at {path}, "
             f"the network has {leaves[path].shape if path in leaves else 'nothing'}. Give the "
@@ -70,7 +70,7 @@ def save_pretrained(
     try:
         text = json.dumps(dict(config), indent=2) + "\n"
     except TypeError as error:
-        raise ValueError(f"config must be JSON: {error}.") from error
+        raise InputError(f"config must be JSON: {error}.") from error
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
     arrays = {path: np.asarray(leaf) for path, leaf in leaves.items()}
@@ -95,7 +95,7 @@ def from_pretrained(
 
     Raises:
       PretrainedError: where there is no such network, or it can't be fetched.
-      ValueError: where its files are damaged or don't fit each other; everything that does not fit
+      InputError: where its files are damaged or don't fit each other; everything that does not fit
         is listed.
     """
     directory = _find(os.fspath(name), revision)
@@ -149,12 +149,12 @@ def port_checkpoint(
       The network, in evaluation mode.
 
     Raises:
-      ValueError, OSError: as `porting.from_torch` and `save_pretrained`.
+      InputError, OSError: as `porting.from_torch` and `save_pretrained`.
     """
     model, chosen = build_from_torch(architecture, source, options)
     if fold:
         if not isinstance(model, DnCNN):
-            raise ValueError(f"only DnCNN's batch norm can be folded; {architecture!r} is none.")
+            raise InputError(f"only DnCNN's batch norm can be folded; {architecture!r} is none.")
         model = fold_batch_norm(model)
         chosen = chosen | {"batch_norm": False, "bias": True}
     config = {
@@ -172,14 +172,14 @@ def _build(config: Mapping[str, Any], origin: str) -> nnx.Module:
     """The network that a config describes, without arrays."""
     name, options = config.get("model"), config.get("options", {})
     if not isinstance(name, str) or not isinstance(options, Mapping):
-        raise ValueError(
+        raise InputError(
             f'{origin}: needs "model", a name from list_models(), and "options", the arguments of '
             f"create_model; got model={name!r}, options={options!r}."
         )
     try:
         return nnx.eval_shape(lambda: create_model(name, **options, rngs=nnx.Rngs(0)))
     except TypeError as error:
-        raise ValueError(
+        raise InputError(
             f"{origin}: {name!r} can't be built from these options: {error}."
         ) from error
 
@@ -193,9 +193,9 @@ def _read_config(path: Path) -> dict[str, Any]:
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise ValueError(f"{path}: is not JSON: {error}.") from error
+        raise InputError(f"{path}: is not JSON: {error}.") from error
     if not isinstance(config, dict):
-        raise ValueError(f"{path}: must hold an object, not a {type(config).__name__}.")
+        raise InputError(f"{path}: must hold an object, not a {type(config).__name__}.")
     return config
 
 
@@ -207,11 +207,9 @@ def _find(name: str, revision: str | None) -> Path:
         return _find(_RELEASED[name], revision)
     if _HUB_NAME.fullmatch(name):
         return _fetch(name, revision)
-    near = difflib.get_close_matches(name, _RELEASED, n=1, cutoff=0.5)
-    hint = f" Did you mean {near[0]!r}?" if near else ""
     known = ", ".join(list_pretrained()) or "none in this version"
     raise PretrainedError(
-        f"{name!r} is no directory and no released network.{hint} Released: {known}. Give one of "
+        f"{name!r} is no directory and no released network.{nearest(name, _RELEASED)} Released: {known}. Give one of "
         f"them, a directory with {_CONFIG} and {_WEIGHTS}, or OWNER/NAME on the hub."
     )
 

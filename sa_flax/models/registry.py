@@ -1,10 +1,13 @@
 """Networks by name."""
 
-import difflib
 import importlib
 from typing import Any
 
+import jax.numpy as jnp
 from flax import nnx
+
+from sa_flax.config import Config
+from sa_flax.errors import InputError, nearest
 
 # name -> (module, class, options that the name stands for)
 _MODELS: dict[str, tuple[str, str, dict[str, Any]]] = {
@@ -30,7 +33,7 @@ def create_model(name: str, *, rngs: nnx.Rngs, **options: Any) -> nnx.Module:
       **options: keyword arguments of the network's class, e.g. `channels=1`.
 
     Raises:
-      ValueError: for an unknown name (the nearest one is suggested).
+      InputError (a ValueError): for an unknown name (the nearest one is suggested).
     """
     cls, implied = model_class(name)
     return cls(**{**implied, **options}, rngs=rngs)
@@ -40,11 +43,19 @@ def model_class(name: str) -> tuple[type, dict[str, Any]]:
     """The class of a network, and the options that its name stands for.
 
     Raises:
-      ValueError: for an unknown name (the nearest one is suggested).
+      InputError (a ValueError): for an unknown name (the nearest one is suggested).
     """
     if name not in _MODELS:
-        near = difflib.get_close_matches(name, _MODELS, n=1, cutoff=0.5)
-        hint = f" Did you mean {near[0]!r}?" if near else ""
-        raise ValueError(f"unknown model {name!r}.{hint} Known: {', '.join(list_models())}.")
+        raise InputError(
+            f"unknown model {name!r}.{nearest(name, _MODELS)} Known: {', '.join(list_models())}."
+        )
     module, cls, implied = _MODELS[name]
     return getattr(importlib.import_module(module), cls), dict(implied)
+
+
+def network_of(config: Config) -> nnx.Module:
+    """The network that a training configuration describes, with the parameters its seed gives."""
+    options = config.model.options()
+    if config.dtype != "float32":
+        options["dtype"] = jnp.dtype(config.dtype)
+    return create_model(config.model.name, rngs=nnx.Rngs(config.seed), **options)

@@ -119,7 +119,7 @@ class AttentionUNet(nnx.Module):
         self.tail = conv3x3(
             width,
             channels,
-            kernel_init=nnx.initializers.variance_scaling(0.01, "fan_in", "truncated_normal"),
+            kernel_init=nnx.initializers.variance_scaling(1e-4, "fan_in", "truncated_normal"),
             **kwargs,
         )
 

@@ -3,7 +3,6 @@
 Every layer maps (..., H, W, C) to the same shape and dtype, so any of them fits any slot.
 """
 
-import difflib
 from collections.abc import Callable
 
 import jax
@@ -12,6 +11,7 @@ from flax import nnx
 from flax.nnx.nn import initializers
 from jaxtyping import Array, Float
 
+from sa_flax.errors import InputError, nearest
 from sa_flax.functional.gating import SqueezeExciteParams, squeeze_excite
 from sa_flax.functional.shuffle_attention import (
     ShuffleAttentionParams,
@@ -136,9 +136,8 @@ def make_attention(kind: str, features: int, *, rngs: nnx.Rngs, **options) -> Ca
     if kind == "none":
         return _identity
     if kind not in _ATTENTIONS:
-        near = difflib.get_close_matches(kind, [*_ATTENTIONS, "none"], n=1, cutoff=0.5)
-        hint = f" Did you mean {near[0]!r}?" if near else ""
-        raise ValueError(
+        hint = nearest(kind, ["none", *_ATTENTIONS])
+        raise InputError(
             f"unknown attention {kind!r}.{hint} Known: none, {', '.join(list_attentions())}."
         )
     return _ATTENTIONS[kind](features, rngs=rngs, **options)

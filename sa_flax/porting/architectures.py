@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from flax import nnx
 
+from sa_flax.errors import InputError
 from sa_flax.models.dncnn import DnCNN
 from sa_flax.models.sa_resnet import SAResNet
 from sa_flax.models.unet import AttentionUNet
@@ -219,13 +220,13 @@ def architecture_of(cls: type) -> Architecture:
     """How networks of class `cls` are ported.
 
     Raises:
-      ValueError: for a class without rules.
+      InputError: for a class without rules.
     """
     for known, architecture in _ARCHITECTURES.items():
         if issubclass(cls, known):
             return architecture
     names = ", ".join(known.__name__ for known in _ARCHITECTURES)
-    raise ValueError(f"no porting rules for {cls.__name__}; there are rules for {names}.")
+    raise InputError(f"no porting rules for {cls.__name__}; there are rules for {names}.")
 
 
 def rule_tables(model: nnx.Module) -> tuple[RuleTable, ...]:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from flax import nnx
 
+from sa_flax.errors import InputError
 from sa_flax.functional.shuffle_attention import fitting_groups
 from sa_flax.modules.attention import ShuffleAttention, SqueezeExcite
 from sa_flax.porting.rules import CHANNELS, Rule, Transform
@@ -21,7 +22,7 @@ Slot = tuple[int, Mapping[str, np.ndarray]]
 POINTWISE = Transform(lambda x: x[:, :, 0, 0].T, lambda x: x.T[:, :, None, None])
 
 
-class UnknownWeightsError(ValueError):
+class UnknownWeightsError(InputError):
     """Weights that don't look like the architecture they are said to be."""
 
 
@@ -107,14 +108,14 @@ def rules_of_layer(layer: Any) -> AttentionRules | None:
     """The rules of an attention layer; None for the layer that does nothing.
 
     Raises:
-      ValueError: for a layer without rules.
+      InputError: for a layer without rules.
     """
     if not isinstance(layer, nnx.Module):
         return None
     for known in ATTENTION_RULES.values():
         if isinstance(layer, known.layer):
             return known
-    raise ValueError(
+    raise InputError(
         f"no porting rules for the attention {type(layer).__name__}; there are rules for "
         f"{', '.join(ATTENTION_RULES)}."
     )

@@ -16,6 +16,8 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
+from sa_flax.errors import InputError
+
 _PICKLED = (".pth", ".pth.tar", ".pt", ".ckpt", ".bin")
 _READABLE = (*_PICKLED, ".safetensors")
 # What training scripts wrap weights in, the averaged ones before the others.
@@ -25,7 +27,7 @@ _PREFIXES = ("module.", "_orig_mod.")  # DataParallel's and torch.compile's
 _SAFE_TORCH = (2, 6)
 
 
-class CheckpointError(ValueError):
+class CheckpointError(InputError):
     """A file that cannot be read as a checkpoint, or safely."""
 
 
@@ -148,15 +150,14 @@ def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
       path: a .safetensors file, or a .pth, .pth.tar, .pt, .ckpt or .bin file (needs PyTorch 2.6).
 
     Raises:
-      FileNotFoundError, IsADirectoryError: where there is no such file.
-      CheckpointError: for a file of another kind, a damaged one, one that would run code or that
-        holds no weights, and where PyTorch is needed and not installed.
+      CheckpointError: where there is no such file, for one of another kind, a damaged one, one
+        that would run code or that holds no weights, and where PyTorch is needed and not installed.
     """
     path = Path(path)
     if path.is_dir():
-        raise IsADirectoryError(f"{path}: is a directory; give the checkpoint file in it.")
+        raise CheckpointError(f"{path}: is a directory; give the checkpoint file in it.")
     if not path.exists():
-        raise FileNotFoundError(f"{path}: no such file.")
+        raise CheckpointError(f"{path}: no such file.")
     if path.name.lower().endswith(".safetensors"):
         return as_arrays(_read_safetensors(path), origin=str(path))
     if path.name.lower().endswith(_PICKLED):

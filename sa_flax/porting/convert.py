@@ -10,6 +10,7 @@ from flax import nnx
 
 from sa_flax.models.registry import create_model, model_class
 from sa_flax.porting.architectures import architecture_of, rule_tables
+from sa_flax.porting.attention_rules import UnknownWeightsError
 from sa_flax.porting.checkpoints import as_arrays, read_checkpoint
 from sa_flax.porting.rules import PortingError, to_flax
 from sa_flax.porting.rules import to_torch as apply_to_torch
@@ -40,8 +41,8 @@ def load_torch(model: nnx.Module, source: Source) -> None:
     Raises:
       PortingError: where anything is left over, missing, claimed twice or of the wrong shape; all
         such entries are listed. Only BatchNorm's `num_batches_tracked` may be there or not.
-      CheckpointError, OSError: for a file that can't be read, or not safely.
-      ValueError: for a network without porting rules.
+      CheckpointError: for a file that can't be read, or not safely.
+      InputError: for a network without porting rules.
     """
     _fill(model, _read(source))
 
@@ -77,7 +78,8 @@ def from_torch(name: str, source: Source, **options: Any) -> nnx.Module:
       The network in evaluation mode.
 
     Raises:
-      As `load_torch`, and ValueError for weights of another architecture.
+      As `load_torch`, and UnknownWeightsError for weights of another architecture. All are
+      InputErrors, and so ValueErrors.
     """
     return build_from_torch(name, source, options)[0]
 
@@ -91,7 +93,7 @@ def build_from_torch(
     found = architecture_of(cls).options(state)
     for option, value in implied.items():
         if option in found and found[option] != value:
-            raise ValueError(
+            raise UnknownWeightsError(
                 f"these weights are not {name!r}: they have {option}={found[option]}, and {name!r} "
                 f"has {option}={value}."
             )
@@ -109,7 +111,7 @@ def to_torch(model: nnx.Module) -> dict[str, np.ndarray]:
     `{name: torch.from_numpy(array) for name, array in to_torch(model).items()}`.
 
     Raises:
-      ValueError: for a network without porting rules.
+      InputError: for a network without porting rules.
     """
     leaves = {path: np.asarray(leaf.get_value()) for path, leaf in model_leaves(model).items()}
     return apply_to_torch(rule_tables(model)[0], leaves)

@@ -16,6 +16,8 @@ from typing import Any, Protocol
 import jax
 import numpy as np
 
+from sa_flax.errors import InputError
+
 _HOLE = re.compile(r"\{(?:(\d+)\*)?([a-z_]+)([+-]\d+)?\}")
 _NUMBER = r"(0|[1-9]\d*)"
 _SHOWN = 10  # entries of each kind that an error message lists
@@ -140,7 +142,7 @@ class RuleTable:
         return any(_Template(entry.torch).read(torch_name) is not None for entry in self.exempt)
 
 
-class PortingError(ValueError):
+class PortingError(InputError):
     """Weights that don't fit a model. Each list holds one line for every problem of its kind.
 
     Attributes:

@@ -1,0 +1,229 @@
+"""The command `sa-flax`: uses trained networks on picture files.
+
+Exit codes: 0 all done; 1 some files failed (each is named, the others are done); 2 the request
+itself was wrong.
+"""
+
+import json
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import tyro
+
+from sa_flax.errors import InputError
+from sa_flax.xla_flags import tune_cpu
+
+app = tyro.extras.SubcommandApp()
+
+Paths = Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="PATH")]
+
+
+@app.command
+def denoise(
+    paths: Paths,
+    output: Path,
+    model: str = "runs/quick",
+    sigma: float | None = None,
+) -> int:
+    """Denoises picture files, and all pictures in folders.
+
+    Args:
+        paths: Picture files, or folders of pictures (with their sub-folders).
+        output: Folder for the results; they keep their names, and originals are never touched.
+        model: Directory of a training run.
+        sigma: Noise level, 0-255, for a network that was trained to be told it.
+    """
+    from sa_flax.inference.denoiser import Denoiser
+
+    denoiser = Denoiser.from_checkpoint(model)
+    if (sigma is not None) != denoiser.takes_noise_level:
+        raise InputError(
+            f"the network in {model} needs the noise level: give --sigma (0-255)."
+            if denoiser.takes_noise_level
+            else f"the network in {model} is blind: leave --sigma out."
+        )
+    level = None if sigma is None else sigma / 255
+    return _process(paths, output, lambda pixels, index: denoiser(pixels, level))
+
+
+@app.command(name="add-noise")
+def add_noise(paths: Paths, output: Path, sigma: float, seed: int = 0) -> int:
+    """Adds Gaussian noise to picture files, to try a denoiser on.
+
+    The result is rounded and clipped to the file's depth, which published benchmarks do not do:
+    `sa-flax evaluate` measures as they do.
+
+    Args:
+        paths: Picture files, or folders of pictures (with their sub-folders).
+        output: Folder for the results.
+        sigma: Standard deviation of the noise, 0-255.
+        seed: Fixes the noise.
+    """
+    if sigma < 0:
+        raise InputError(f"--sigma can't be negative; got {sigma:g}.")
+
+    def noisy(pixels: np.ndarray, index: int) -> np.ndarray:
+        top = np.iinfo(pixels.dtype).max
+        colours = pixels.shape[-1] - (pixels.shape[-1] in (2, 4)) if pixels.ndim == 3 else None
+        colour = pixels[..., :colours]
+        noise = np.random.default_rng([seed, index]).normal(0, sigma / 255 * top, colour.shape)
+        result = pixels.copy()
+        result[..., :colours] = np.clip(np.round(colour + noise), 0, top).astype(pixels.dtype)
+        return result
+
+    return _process(paths, output, noisy)
+
+
+@app.command
+def evaluate(
+    model: Annotated[str, tyro.conf.Positional],
+    images: Path,
+    sigma: tuple[float, ...] = (15.0, 25.0, 50.0),
+    baseline: bool = False,
+    seed: int = 0,
+    json_file: Annotated[Path | None, tyro.conf.arg(name="json")] = None,
+) -> int:
+    """Measures PSNR and SSIM of a network under the published protocol.
+
+    Gaussian noise, not clipped; the result clipped and rounded to 8 bits; means over the pictures.
+
+    Args:
+        model: Directory of a training run.
+        images: Folder of clean pictures.
+        sigma: Noise levels, 0-255.
+        baseline: Measure scikit-image's non-local means as well.
+        seed: Fixes the noise.
+        json_file: Write the results to this file as well.
+    """
+    from sa_flax.data.builders import decode_rgb8, find_pictures
+    from sa_flax.data.pipeline import to_channels
+    from sa_flax.inference import evaluate as evaluation
+    from sa_flax.inference.denoiser import Denoiser
+
+    if any(s < 0 for s in sigma):
+        raise InputError(f"--sigma can't be negative; got {' '.join(f'{s:g}' for s in sigma)}.")
+    if not images.is_dir():
+        raise InputError(f"no folder {images}. --images takes a folder of clean pictures.")
+    files = find_pictures(images)
+    if not files:
+        raise InputError(f"no pictures in {images}.")
+    denoiser = Denoiser.from_checkpoint(model)
+    pictures, failed = [], 0
+    for file in files:
+        try:
+            pictures.append(to_channels(decode_rgb8(file.read_bytes()), denoiser.channels))
+        except Exception as error:  # Pillow's decoders raise all sorts of errors
+            failed += 1
+            print(f"{file}: not a readable picture ({error}); left out.", file=sys.stderr)
+    if not pictures:
+        raise InputError(f"none of the {len(files)} pictures in {images} can be read.")
+    methods: dict[str, evaluation.Method] = {}
+    if baseline:
+        methods["non-local means"] = evaluation.non_local_means
+    methods[Path(model).name] = denoiser.method
+    rows = evaluation.evaluate(
+        methods,
+        pictures,
+        sigmas=sigma,
+        seed=seed,
+        report=_progress if sys.stderr.isatty() else _quiet,
+    )
+    print(f"{evaluation.format_table(rows)}\n({len(pictures)} pictures in {images})")
+    if json_file is not None:
+        json_file.parent.mkdir(parents=True, exist_ok=True)
+        json_file.write_text(json.dumps({"model": model, "results": rows}, indent=2) + "\n")
+    return 1 if failed else 0
+
+
+def _quiet(line: str) -> None:
+    del line
+
+
+def _progress(line: str) -> None:
+    print(f"\r{line}\033[K", end="", file=sys.stderr, flush=True)
+
+
+def _process(
+    paths: Sequence[Path], output: Path, function: Callable[[np.ndarray, int], np.ndarray]
+) -> int:
+    """Reads each picture, applies `function(pixels, index)`, writes the result under `output`."""
+    from sa_flax.inference.image_io import Picture, read_picture, write_picture
+
+    failed = 0
+    jobs = _jobs(paths, output)
+    for index, (source, target) in enumerate(jobs):
+        started = time.monotonic()
+        try:
+            picture = read_picture(source)
+            pixels = function(picture.pixels, index)
+            write_picture(target, Picture(pixels, picture.metadata))
+        except InputError as error:
+            failed += 1
+            print(f"sa-flax: {error}", file=sys.stderr)
+            continue
+        height, width = pixels.shape[:2]
+        seconds = time.monotonic() - started
+        print(f"{source} -> {target} ({width} x {height}, {seconds:.1f} s)", flush=True)
+    if failed:
+        print(f"sa-flax: {failed} of {len(jobs)} pictures failed.", file=sys.stderr)
+    return 1 if failed else 0
+
+
+def _jobs(paths: Sequence[Path], output: Path) -> list[tuple[Path, Path]]:
+    """(source, target) of every picture that is asked for.
+
+    Raises:
+      InputError: where nothing is asked for, a folder is empty, two results would have one name,
+        or a result would overwrite an original.
+    """
+    from sa_flax.data.builders import find_pictures
+
+    jobs = []
+    for path in paths:
+        if path.is_dir():
+            found = find_pictures(path)
+            if not found:
+                raise InputError(f"no pictures in {path}.")
+            jobs += [(file, output / file.relative_to(path)) for file in found]
+        else:
+            jobs.append((path, output / path.name))
+    if not jobs:
+        raise InputError("give at least one picture or folder.")
+    if output.exists() and not output.is_dir():
+        raise InputError(f"{output} is a file; --output must be a folder.")
+    taken: dict[Path, Path] = {}
+    for source, target in jobs:
+        if target in taken:
+            raise InputError(
+                f"{taken[target]} and {source} would both be written to {target}. Denoise them "
+                "into different folders."
+            )
+        taken[target] = source
+    originals = {source.resolve() for source, _ in jobs}
+    for target in taken:
+        if target.resolve() in originals:
+            raise InputError(
+                f"{target} would overwrite an original. Choose another --output folder."
+            )
+    return jobs
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command; returns its exit code."""
+    tune_cpu()  # XLA reads its options when the first array is made
+    try:
+        return app.cli(prog="sa-flax", description=__doc__, args=arguments)
+    except InputError as error:
+        print(f"sa-flax: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("sa-flax: interrupted", file=sys.stderr)
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())

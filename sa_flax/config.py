@@ -1,0 +1,343 @@
+"""What a training run is made of: frozen dataclasses, presets, and their JSON form.
+
+Noise levels in a configuration (and on the command line) are on the 0-255 scale of papers; inside
+the library everything is in [0, 1].
+"""
+
+import dataclasses
+import json
+import types
+import typing
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tyro
+
+from sa_flax.errors import InputError, nearest
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The network."""
+
+    name: str = "attention_unet"
+    """Name of the network (see sa_flax.list_models())."""
+    channels: int = 3
+    """3 for colour, 1 for gray."""
+    width: int = 32
+    """Features at full resolution; doubled at each level down."""
+    levels: int = 4
+    """Number of resolutions."""
+    blocks: int = 1
+    """Residual blocks per level and side."""
+    attention: str = "shuffle"
+    """Kind of attention, or none (see sa_flax.list_attentions())."""
+    attend: Literal["none", "encoder", "decoder", "both"] = "decoder"
+    """Which side of the U-Net gets attention."""
+    attention_options: dict[str, int] = field(default_factory=dict)
+    """Options of the attention layer, e.g. `groups 4`."""
+    noise_level: bool = False
+    """Give the network the noise level as an extra input channel."""
+
+    def options(self) -> dict[str, Any]:
+        """Keyword arguments for `create_model(self.name, ...)`."""
+        return {k: v for k, v in dataclasses.asdict(self).items() if k != "name"}
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """The pictures."""
+
+    source: str = "photographs"
+    """photographs (bundled), a folder of images, or the name of a TFDS data set."""
+    crop: int = 64
+    """Side of the square training crops, in pixels."""
+    batch_size: int = 8
+    """Crops per step, over all devices."""
+    workers: int = 0
+    """Worker processes that read and crop; 0 uses threads."""
+    cache_mb: int = 2048
+    """Decoded pictures are kept in memory up to this many megabytes (for each worker)."""
+    directory: str | None = None
+    """Where prepared data sets are kept; by default a folder in the user's cache."""
+
+
+@dataclass(frozen=True)
+class NoiseConfig:
+    """The noise that training pictures get, drawn anew at every step. Levels on the 0-255 scale."""
+
+    kind: Literal["blind", "gaussian", "poisson_gaussian"] = "blind"
+    """blind: Gaussian, sigma uniform in sigma_range for each picture; gaussian: one sigma."""
+    sigma: float = 25.0
+    """Standard deviation for `gaussian`, 0-255."""
+    sigma_range: tuple[float, float] = (0.0, 55.0)
+    """Lowest and highest standard deviation for `blind`, 0-255."""
+    gain: float = 2.0
+    """For `poisson_gaussian`: units of the 0-255 scale per photon."""
+    read_noise: float = 4.0
+    """For `poisson_gaussian`: standard deviation of the read-out, 0-255."""
+    clip: bool = False
+    """Clip noisy pictures to the range of the picture, as a sensor does."""
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """AdamW with warm-up and cosine decay."""
+
+    learning_rate: float = 1e-3
+    """Highest learning rate, reached after the warm-up."""
+    warmup_steps: int = 100
+    """Steps over which the learning rate rises from zero."""
+    final_fraction: float = 0.01
+    """The learning rate ends at this fraction of the highest."""
+    weight_decay: float = 1e-4
+    """AdamW's decoupled weight decay, on kernels only."""
+    clip_norm: float = 1.0
+    """Gradients are scaled down to this global norm."""
+    ema_decay: float = 0.999
+    """Decay of the exponential moving average of the parameters that is evaluated and kept."""
+    loss: Literal["charbonnier", "l1", "l2"] = "charbonnier"
+    """Distance between the denoised and the clean picture."""
+
+
+@dataclass(frozen=True)
+class Config:
+    """A whole training run."""
+
+    model: ModelConfig = field(default_factory=ModelConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    noise: NoiseConfig = field(default_factory=NoiseConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    steps: int = 3000
+    """Training steps."""
+    seed: int = 0
+    """Fixes initial parameters, order of pictures, crops and noise."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Dtype of the network's computation; parameters and statistics stay float32."""
+    log_every: int = 50
+    """Steps between log lines."""
+    evaluate_every: int = 500
+    """Steps between evaluations on the validation pictures."""
+    checkpoint_every: int = 500
+    """Steps between checkpoints."""
+    keep_checkpoints: int = 2
+    """How many of the newest checkpoints are kept, besides the best."""
+    evaluation_sigmas: tuple[float, ...] = (15.0, 25.0, 50.0)
+    """Noise levels of the final evaluation, 0-255."""
+
+
+# Each preset's comment says what it is for and what to expect of it.
+PRESETS: dict[str, Config] = {
+    # Two CPU cores, about seven minutes: a 0.3 M-parameter blind colour denoiser.
+    "quick": Config(model=ModelConfig(width=24, levels=3)),
+    # The same in gray.
+    "quick_gray": Config(model=ModelConfig(width=24, levels=3, channels=1)),
+    # A few seconds: shows that everything works; the result is no good.
+    "smoke": Config(
+        model=ModelConfig(width=8, levels=2),
+        data=DataConfig(crop=32, batch_size=4),
+        steps=20,
+        log_every=5,
+        evaluate_every=10,
+        checkpoint_every=10,
+        optimizer=OptimizerConfig(warmup_steps=5, ema_decay=0.9),
+    ),
+    # One accelerator, hours: a blind colour denoiser for real use. Give it more pictures than the
+    # bundled ones (--data.source).
+    "color": Config(
+        model=ModelConfig(width=64, levels=4, blocks=2),
+        data=DataConfig(crop=128, batch_size=32, workers=8, cache_mb=1024),
+        optimizer=OptimizerConfig(learning_rate=5e-4, warmup_steps=1000, ema_decay=0.9995),
+        steps=200_000,
+        dtype="bfloat16",
+        evaluate_every=5000,
+        checkpoint_every=5000,
+        log_every=100,
+    ),
+}
+PRESETS["gray"] = dataclasses.replace(
+    PRESETS["color"], model=dataclasses.replace(PRESETS["color"].model, channels=1)
+)
+
+# A run may be continued with other values of these; everything else must be as it was.
+CHANGEABLE = (
+    "steps",
+    "log_every",
+    "evaluate_every",
+    "checkpoint_every",
+    "keep_checkpoints",
+    "evaluation_sigmas",
+    "optimizer.learning_rate",
+    "data.workers",
+    "data.cache_mb",
+    "data.directory",
+)
+
+
+def to_json(config: Config) -> str:
+    """The configuration as JSON text; `from_json` reads it back to an equal configuration."""
+    return json.dumps(dataclasses.asdict(config), indent=2) + "\n"
+
+
+def from_json(text: str) -> Config:
+    """The configuration that `to_json` wrote.
+
+    Raises:
+      InputError: for text that is not JSON, and for unknown or misspelt entries.
+    """
+    try:
+        values = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise InputError(f"the configuration is not valid JSON: {error}") from error
+    return _build(Config, values, "")
+
+
+def _build(cls: type, values: Any, where: str) -> Any:
+    if not isinstance(values, dict):
+        raise InputError(f"the configuration's entry {where or 'at the top'} must be an object.")
+    hints = typing.get_type_hints(cls)
+    for name in values:
+        if name not in hints:
+            raise InputError(f"unknown entry {where}{name!r}.{nearest(name, hints)}")
+    return cls(**{name: _convert(hints[name], v, where + name) for name, v in values.items()})
+
+
+def _convert(hint: Any, value: Any, where: str) -> Any:
+    """A JSON value as the type the dataclass declares (JSON has no tuples)."""
+    if dataclasses.is_dataclass(hint):
+        return _build(typing.cast(type, hint), value, f"{where}.")
+    origin = typing.get_origin(hint)
+    if origin is tuple and isinstance(value, list):
+        return tuple(value)
+    if origin is Literal:
+        choices = typing.get_args(hint)
+        if value not in choices:
+            raise InputError(
+                f"{where} must be one of {', '.join(map(str, choices))}; got {value!r}."
+            )
+        return value
+    allowed = typing.get_args(hint) if origin is types.UnionType else (origin or hint,)
+    if float in allowed:
+        allowed = (*allowed, int)
+    if not isinstance(value, allowed) or (isinstance(value, bool) and bool not in allowed):
+        raise InputError(f"{where} has the wrong type: {value!r}.")
+    return value
+
+
+def differences(old: Config, new: Config) -> dict[str, tuple[Any, Any]]:
+    """Every entry, by dotted name, in which two configurations differ: name -> (old, new)."""
+
+    def flatten(values: dict, prefix: str = "") -> dict[str, Any]:
+        flat = {}
+        for name, value in values.items():
+            nested = isinstance(value, dict) and name != "attention_options"
+            flat.update(
+                flatten(value, f"{prefix}{name}.") if nested else {f"{prefix}{name}": value}
+            )
+        return flat
+
+    a, b = flatten(dataclasses.asdict(old)), flatten(dataclasses.asdict(new))
+    return {name: (a[name], b[name]) for name in a if a[name] != b[name]}
+
+
+def validate(config: Config) -> None:
+    """Raises InputError, with what to do, for values that no run could use."""
+
+    def require(condition: bool, message: str) -> None:
+        if not condition:
+            raise InputError(message)
+
+    for name in ("width", "levels", "blocks"):
+        value = getattr(config.model, name)
+        require(value >= 1, f"--model.{name} must be at least 1; got {value}.")
+    for name in ("crop", "batch_size"):
+        value = getattr(config.data, name)
+        flag = name.replace("_", "-")
+        require(value >= 1, f"--data.{flag} must be at least 1; got {value}.")
+    for name in ("workers", "cache_mb"):
+        value = getattr(config.data, name)
+        flag = name.replace("_", "-")
+        require(value >= 0, f"--data.{flag} can't be negative; got {value}.")
+    for name in ("log_every", "evaluate_every", "checkpoint_every", "keep_checkpoints", "steps"):
+        value = getattr(config, name)
+        require(value >= 1, f"--{name.replace('_', '-')} must be at least 1; got {value}.")
+    noise = config.noise
+    low, high = noise.sigma_range
+    require(noise.sigma >= 0, f"--noise.sigma can't be negative; got {noise.sigma:g}.")
+    require(
+        0 <= low <= high,
+        f"--noise.sigma-range needs 0 <= lowest <= highest; got {low:g} {high:g}.",
+    )
+    require(noise.gain > 0, f"--noise.gain must be above 0; got {noise.gain:g}.")
+    require(noise.read_noise >= 0, f"--noise.read-noise can't be negative; got {noise.read_noise}.")
+    require(
+        config.model.channels in (1, 3),
+        f"--model.channels must be 3 (colour) or 1 (gray); got {config.model.channels}.",
+    )
+    require(
+        not (config.model.noise_level and noise.kind == "poisson_gaussian"),
+        "--model.noise-level needs a noise with one level: use --noise.kind blind or gaussian.",
+    )
+    bad = [s for s in config.evaluation_sigmas if s < 0]
+    require(not bad, f"--evaluation-sigmas can't be negative; got {bad}.")
+    optimizer = config.optimizer
+    require(
+        optimizer.learning_rate > 0,
+        f"--optimizer.learning-rate must be above 0; got {optimizer.learning_rate:g}.",
+    )
+    require(
+        optimizer.clip_norm > 0,
+        f"--optimizer.clip-norm must be above 0; got {optimizer.clip_norm:g}.",
+    )
+    require(
+        0 <= optimizer.ema_decay < 1,
+        f"--optimizer.ema-decay must be in [0, 1); got {optimizer.ema_decay:g}.",
+    )
+
+
+def preset(name: str) -> Config:
+    """A preset by name. Raises InputError, with the nearest name, for an unknown one."""
+    if name not in PRESETS:
+        raise InputError(
+            f"unknown preset {name!r}.{nearest(name, PRESETS)} Presets: {', '.join(PRESETS)}."
+        )
+    return PRESETS[name]
+
+
+@dataclass(frozen=True)
+class Command:
+    """What the command line of train.py asks for."""
+
+    config: Annotated[Config, tyro.conf.arg(name="")]
+    output: Path
+    """Directory of the run: configuration, checkpoints, logs, pictures. A run that stopped there
+    goes on where it stopped."""
+    resume: bool = False
+    """Insist on going on with an earlier run: without a checkpoint in the directory, stop."""
+
+
+def parse_command(arguments: Sequence[str]) -> Command:
+    """Reads `[PRESET] [--options]`; leaves with exit code 2 and a message where they are wrong.
+
+    Raises:
+      InputError: for an unknown preset, and for values that no run could use.
+    """
+    name, rest = "quick", list(arguments)
+    if rest and not rest[0].startswith("-"):
+        name = rest.pop(0)
+    description = (
+        "Trains a denoiser: python train.py [PRESET] [options]. "
+        f"Presets: {', '.join(PRESETS)}; without one, quick. The defaults below are those of "
+        f"{name}."
+    )
+    command = tyro.cli(
+        Command,
+        prog="train.py",
+        description=description,
+        args=rest,
+        default=Command(config=preset(name), output=Path("runs", name)),
+    )
+    validate(command.config)
+    return command

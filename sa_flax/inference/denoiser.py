@@ -1,0 +1,155 @@
+"""A trained network, ready to use on pictures of any kind."""
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from sa_flax.inference.run_directory import read_config, restore_ema
+from sa_flax.models.registry import network_of
+
+
+class Denoiser:
+    """`denoiser(noisy) -> clean`, for arrays of every usual kind.
+
+    Takes NumPy or JAX arrays, (H, W), (H, W, C) or (B, H, W, C), uint8, uint16 or float in [0, 1],
+    and returns the same kind. A last axis of 2 or 4 is gray or colour with alpha; alpha passes
+    through as it is. A gray network denoises the channels of a colour picture one by one; a colour
+    network denoises a gray picture as three equal channels, and their mean is returned.
+
+    Args:
+      model: a network that maps noisy (B, H, W, C) in [0, 1] to clean, with the attribute
+        `channels`. It is used in evaluation mode.
+
+    Raises:
+      TypeError: for a network without the attribute `channels`.
+    """
+
+    def __init__(self, model: nnx.Module):
+        channels = getattr(model, "channels", None)
+        if not isinstance(channels, int):
+            raise TypeError(
+                f"{type(model).__name__} is not a denoiser: it has no number of `channels`."
+            )
+        model.eval()
+        self.channels = channels
+        self.takes_noise_level: bool = getattr(model, "noise_level", False)
+        graphdef, self._state = nnx.split(model)
+
+        def forward(state: nnx.State, noisy: jax.Array, sigma: Any) -> jax.Array:
+            network = nnx.merge(graphdef, state)
+            return network(noisy) if sigma is None else network(noisy, sigma)
+
+        self._forward = jax.jit(forward)
+
+    @classmethod
+    def from_checkpoint(cls, run: str | Path) -> "Denoiser":
+        """The network of a training run: the moving average in its newest valid checkpoint.
+
+        Raises:
+          InputError: where `run` is not the directory of a run, or has no readable checkpoint.
+        """
+        run = Path(run)
+        config = read_config(run)
+        abstract = nnx.eval_shape(lambda: network_of(config))
+        graphdef, *states = nnx.split(abstract, nnx.Param, ...)
+        return cls(nnx.merge(graphdef, *restore_ema(run, *states)))
+
+    def with_variables(self, *states: nnx.State) -> "Denoiser":
+        """The same network with other parameters; what is compiled is shared."""
+        other = copy.copy(self)
+        other._state = nnx.merge_state(*states)
+        return other
+
+    def __call__(self, noisy: Any, sigma: float | None = None) -> Any:
+        """Denoises a picture or a batch of pictures.
+
+        Args:
+          noisy: see the class.
+          sigma: noise level in [0, 1] units, for networks that were trained to be told it.
+
+        Raises:
+          TypeError: for a dtype other than uint8, uint16 and floats.
+          ValueError: for another rank, number of channels or size, for floats that are not finite
+            or far outside [0, 1], and for a noise level too many or missing.
+        """
+        if (sigma is not None) != self.takes_noise_level:
+            raise ValueError(
+                "this network needs the noise level: denoiser(noisy, sigma), sigma in [0, 1] units."
+                if self.takes_noise_level
+                else "this network is blind: it takes no noise level."
+            )
+        pictures = np.asarray(noisy)
+        batch = _as_batch(pictures)
+        colour, alpha = _split_alpha(batch)
+        denoised = self._denoise_channels(_to_unit(colour), sigma)
+        result = _from_unit(denoised, pictures.dtype)
+        result = np.concatenate([result, alpha], axis=-1).reshape(pictures.shape)
+        return jnp.asarray(result) if isinstance(noisy, jax.Array) else result
+
+    def method(self, noisy: np.ndarray, sigma: float) -> np.ndarray:
+        """The form that `evaluate` compares: a blind network is not told the noise level."""
+        return self(noisy, sigma if self.takes_noise_level else None)
+
+    def _denoise_channels(self, x: np.ndarray, sigma: float | None) -> np.ndarray:
+        """(B, H, W, C) float32 through the network, whatever its number of channels."""
+        batch, height, width, channels = x.shape
+        if channels == self.channels:
+            return np.asarray(self._forward(self._state, x, sigma))
+        if self.channels == 1:
+            planes = np.moveaxis(x, -1, 1).reshape(-1, height, width, 1)
+            y = np.asarray(self._forward(self._state, planes, sigma))
+            return np.moveaxis(y.reshape(batch, channels, height, width), 1, -1)
+        if channels == 1:
+            repeated = np.repeat(x, self.channels, axis=-1)
+            y = np.asarray(self._forward(self._state, repeated, sigma))
+            return y.mean(axis=-1, keepdims=True)
+        raise ValueError(
+            f"a network for {self.channels} channels can't denoise a picture with {channels}."
+        )
+
+
+def _as_batch(x: np.ndarray) -> np.ndarray:
+    if x.ndim not in (2, 3, 4) or 0 in x.shape:
+        raise ValueError(f"a picture must be (H, W), (H, W, C) or (B, H, W, C); got {x.shape}.")
+    if x.ndim == 2:
+        return x[None, :, :, None]
+    batch = x if x.ndim == 4 else x[None]
+    if batch.shape[-1] > 4:
+        raise ValueError(
+            f"the last axis holds the channels, 1 to 4 of them; got a shape of {x.shape}. Move the "
+            "channels to the end."
+        )
+    return batch
+
+
+def _split_alpha(batch: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    colours = batch.shape[-1] - (batch.shape[-1] in (2, 4))
+    return batch[..., :colours], batch[..., colours:]
+
+
+def _to_unit(x: np.ndarray) -> np.ndarray:
+    if x.dtype in (np.uint8, np.uint16):
+        return x.astype(np.float32) / np.iinfo(x.dtype).max
+    if not jnp.issubdtype(x.dtype, jnp.floating):
+        raise TypeError(f"pictures must be uint8, uint16 or float in [0, 1]; got {x.dtype}.")
+    x = x.astype(np.float32)
+    if not np.isfinite(x).all():
+        raise ValueError("the picture holds values that are not finite (NaN or infinity).")
+    if np.abs(x).max() > 16:
+        raise ValueError(
+            f"float pictures must be in [0, 1]; this one reaches {np.abs(x).max():g}. Divide by "
+            "255, or pass it as uint8."
+        )
+    return x
+
+
+def _from_unit(x: np.ndarray, dtype: np.dtype) -> np.ndarray:
+    x = np.clip(x, 0, 1)
+    if dtype in (np.uint8, np.uint16):
+        return np.round(x * np.iinfo(dtype).max).astype(dtype)
+    return x.astype(dtype)

@@ -1,0 +1,90 @@
+"""Reading what a training run left in its directory: configuration, checkpoints, moving average."""
+
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import orbax.checkpoint as ocp
+from flax import nnx
+
+from sa_flax.config import Config, from_json
+from sa_flax.errors import InputError
+
+CHECKPOINTS = "checkpoints"
+CONFIG = "config.json"
+
+
+class Progress(NamedTuple):
+    """What a checkpoint knows of the run besides its arrays.
+
+    Attributes:
+      step: training steps done.
+      batches: batches taken from the data; the next one continues exactly.
+      best_psnr: highest validation PSNR so far, in dB; None before the first evaluation.
+    """
+
+    step: int
+    batches: int
+    best_psnr: float | None
+
+
+def read_config(run: Path) -> Config:
+    """The configuration of a run. Raises InputError where `run` is not a run's directory."""
+    path = run / CONFIG
+    if not path.is_file():
+        raise InputError(
+            f"{run} is not the directory of a training run (it has no {CONFIG}). "
+            "`python train.py` makes one: runs/quick."
+        )
+    return from_json(path.read_text())
+
+
+def restore_ema(run: Path, params: nnx.State, rest: nnx.State) -> tuple[nnx.State, nnx.State]:
+    """Parameters (moving average) and other variables of the newest valid checkpoint of a run.
+
+    Args:
+      run: the run's directory.
+      params, rest: trainable parameters and other variables, as arrays or shapes.
+
+    Raises:
+      InputError: where `run` holds no checkpoint, or none that can be read.
+    """
+    logging.getLogger("absl").setLevel(logging.ERROR)
+    folder = (run / CHECKPOINTS).resolve()
+    if not folder.is_dir():
+        raise InputError(
+            f"{run} holds no checkpoints. Give the directory of a training run (with a folder "
+            "'checkpoints' in it), for example runs/quick."
+        )
+    device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    abstract = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device),
+        {"params": params, "rest": rest},
+    )
+    args = ocp.args.Composite(ema=ocp.args.StandardRestore(abstract))
+    options = ocp.CheckpointManagerOptions(read_only=True)
+    with ocp.CheckpointManager(folder, item_names=("ema",), options=options) as manager:
+        for _, restored in newest_valid(manager, args, broken=[]):
+            return restored["ema"]["params"], restored["ema"]["rest"]
+    raise InputError(f"{run} holds no finished checkpoint yet: train a little longer.")
+
+
+def newest_valid(
+    manager: ocp.CheckpointManager, args: Any, broken: list[str]
+) -> Iterator[tuple[int, Any]]:
+    steps = sorted(manager.all_steps(), reverse=True)
+    for step in steps:
+        try:
+            yield step, manager.restore(step, args=args)
+            return
+        except Exception as error:  # tensorstore, JSON and file errors have no common class
+            reason = str(error).strip().splitlines()
+            broken.append(f"{step}: {reason[0][:200] if reason else type(error).__name__}")
+    if steps:
+        listing = "\n".join(f"  step {line}" for line in broken)
+        raise InputError(
+            f"none of the checkpoints in {manager.directory} can be read:\n{listing}\n"
+            "Restore them from a backup, or train in another directory (--output)."
+        )

@@ -1,0 +1,167 @@
+"""What a run shows and leaves: a start-up table, a progress bar, JSONL, TensorBoard, pictures."""
+
+import json
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+import tensorboardX
+from matplotlib.figure import Figure
+from PIL import Image
+from tqdm import tqdm
+
+METRICS = "metrics.jsonl"
+
+
+def format_facts(facts: dict[str, Any]) -> str:
+    """A two-column table of what a run is."""
+    width = max(len(name) for name in facts) + 2
+    return "\n".join(f"  {name:<{width}}{value}" for name, value in facts.items())
+
+
+class RunLog:
+    """Writes the course of a run: to the terminal, metrics.jsonl, and TensorBoard.
+
+    In a terminal there is a progress bar; elsewhere (a file, a pipe) each log line is printed.
+
+    Args:
+      run: the run's directory.
+      steps: number of steps of the whole run.
+      start: steps done already; entries after it, left by a run that was interrupted after its
+        last checkpoint, are dropped: they will be written again.
+    """
+
+    def __init__(self, run: Path, *, steps: int, start: int = 0):
+        self.path = run / METRICS
+        kept = [entry for entry in read_metrics(run) if entry["step"] <= start]
+        replacement = self.path.with_suffix(".tmp")
+        replacement.write_text("".join(json.dumps(entry) + "\n" for entry in kept))
+        replacement.replace(self.path)
+        self._file = self.path.open("a", buffering=1)
+        self._board = tensorboardX.SummaryWriter(
+            str(run / "tensorboard"), purge_step=start + 1, flush_secs=10
+        )
+        self._steps = steps
+        self._bar = tqdm(
+            total=steps,
+            initial=start,
+            unit="step",
+            dynamic_ncols=True,
+            disable=not sys.stderr.isatty(),
+            bar_format="{percentage:3.0f}% |{bar}| {n}/{total} [{elapsed}<{remaining}]{postfix}",
+        )
+        self._clock, self._last_step = time.monotonic(), start
+
+    def step(self) -> None:
+        """Counts one step on the bar."""
+        self._bar.update()
+
+    def metrics(self, step: int, values: dict[str, float], *, images_per_step: int) -> None:
+        """Logs the means of the training metrics since the last call."""
+        now = time.monotonic()
+        speed = (step - self._last_step) / max(now - self._clock, 1e-9)
+        self._clock, self._last_step = now, step
+        values = {**values, "images_per_second": speed * images_per_step}
+        self._write(step, {f"train/{name}": value for name, value in values.items()})
+        text = (
+            f"loss {values['loss']:.4f}  PSNR {values['psnr']:.2f} dB  "
+            f"{values['images_per_second']:.0f} images/s"
+        )
+        self._bar.set_postfix_str(text)
+        if self._bar.disable:
+            left = (self._steps - step) / max(speed, 1e-9)
+            print(f"step {step:>6}/{self._steps}  {text}  {_minutes(left)} left", flush=True)
+
+    def validation(self, step: int, values: dict[str, float]) -> None:
+        """Logs validation figures at a step."""
+        self._write(step, {f"validation/{name}": value for name, value in values.items()})
+        text = "  ".join(f"{name} {value:.2f}" for name, value in values.items())
+        self.say(f"step {step:>6}/{self._steps}  validation: {text}")
+        # Time spent on validation is not training time.
+        self._clock = time.monotonic()
+
+    def picture(self, step: int, name: str, picture: np.ndarray) -> None:
+        """Shows a (H, W, 3) uint8 picture in TensorBoard."""
+        self._board.add_image(name, picture, step, dataformats="HWC")
+
+    def say(self, line: str) -> None:
+        """Prints a line without disturbing the bar."""
+        if self._bar.disable:
+            print(line, flush=True)
+        else:
+            self._bar.write(line)
+
+    def _write(self, step: int, values: dict[str, float]) -> None:
+        self._file.write(json.dumps({"step": step, **values}) + "\n")
+        for name, value in values.items():
+            self._board.add_scalar(name, value, step)
+
+    def close(self) -> None:
+        """Finishes the bar and flushes the files."""
+        self._bar.close()
+        self._file.close()
+        self._board.close()
+
+
+def read_metrics(run: Path) -> list[dict[str, float]]:
+    """The entries of a run's metrics.jsonl; a last line cut short by a crash is left out."""
+    path = run / METRICS
+    entries = []
+    for line in path.read_text().splitlines() if path.exists() else []:
+        try:
+            entries.append(json.loads(line))
+        except json.JSONDecodeError:
+            break
+    return entries
+
+
+def _minutes(seconds: float) -> str:
+    return f"{int(seconds) // 60}:{int(seconds) % 60:02d}"
+
+
+def side_by_side(pictures: Sequence[np.ndarray], *, gap: int = 4) -> np.ndarray:
+    """Float pictures (H, W, C) in [0, 1], clipped and put in a row: (H, W', 3) uint8."""
+    columns = []
+    for picture in pictures:
+        shown = np.round(np.clip(picture, 0, 1) * 255).astype(np.uint8)
+        columns.append(np.repeat(shown, 3 // shown.shape[-1], axis=-1))
+        columns.append(np.full((shown.shape[0], gap, 3), 255, np.uint8))
+    return np.concatenate(columns[:-1], axis=1)
+
+
+def save_png(path: Path, picture: np.ndarray) -> None:
+    """Writes a (H, W, 3) uint8 picture, whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.tmp")
+    Image.fromarray(picture).save(temporary, "PNG")
+    temporary.replace(path)
+
+
+def save_learning_curve(run: Path) -> Path:
+    """Draws training loss and validation PSNR against the step; returns the PNG's path."""
+    entries = read_metrics(run)
+    with matplotlib.rc_context({"font.size": 9}):
+        figure = Figure(figsize=(7, 3), layout="constrained")
+        loss_axes, psnr_axes = figure.subplots(1, 2)
+        _plot(loss_axes, entries, "train/loss", "training loss")
+        loss_axes.set_yscale("log")
+        for name in sorted({key for e in entries for key in e if key.startswith("validation/")}):
+            _plot(psnr_axes, entries, name, name.removeprefix("validation/"))
+        psnr_axes.set_ylabel("validation PSNR, dB")
+        psnr_axes.legend()
+        path = run / "learning_curve.png"
+        figure.savefig(path, dpi=150)
+    return path
+
+
+def _plot(axes, entries: list[dict[str, float]], name: str, label: str) -> None:
+    points = [(e["step"], e[name]) for e in entries if name in e]
+    if points:
+        axes.plot(*zip(*points, strict=True), label=label, linewidth=1.5)
+    axes.set_xlabel("step")
+    axes.set_ylabel(label)
+    axes.grid(alpha=0.3)

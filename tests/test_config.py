@@ -1,0 +1,90 @@
+"""Configurations: JSON round trip, presets, the command line, and what is refused."""
+
+import dataclasses
+
+import pytest
+
+from sa_flax.config import (
+    PRESETS,
+    Config,
+    ModelConfig,
+    differences,
+    from_json,
+    parse_command,
+    preset,
+    to_json,
+    validate,
+)
+from sa_flax.errors import InputError
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_presets_are_valid_and_survive_json(name):
+    validate(PRESETS[name])
+    assert from_json(to_json(PRESETS[name])) == PRESETS[name]
+
+
+def test_options_survive_json():
+    config = Config(model=ModelConfig(attention_options={"groups": 4}))
+    assert from_json(to_json(config)) == config
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{", "not valid JSON"),
+        ('{"modle": {}}', "Did you mean 'model'"),
+        ('{"model": {"width": "wide"}}', "model.width has the wrong type"),
+        ('{"model": {"attend": "up"}}', "none, encoder, decoder, both"),
+        ("[]", "must be an object"),
+    ],
+)
+def test_json_that_is_wrong_is_named(text, message):
+    with pytest.raises(InputError, match=message):
+        from_json(text)
+
+
+def test_differences_are_named_by_their_option():
+    other = dataclasses.replace(Config(), steps=7, model=ModelConfig(width=8))
+    assert differences(Config(), other) == {"steps": (3000, 7), "model.width": (32, 8)}
+
+
+def test_command_line_overrides_a_preset():
+    command = parse_command(["smoke", "--model.attention", "none", "--data.batch_size", "7"])
+    assert command.config == dataclasses.replace(
+        PRESETS["smoke"],
+        model=dataclasses.replace(PRESETS["smoke"].model, attention="none"),
+        data=dataclasses.replace(PRESETS["smoke"].data, batch_size=7),
+    )
+    assert str(command.output) == "runs/smoke"
+    assert parse_command([]).config == PRESETS["quick"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["smok"], "Did you mean 'smoke'"),
+        (["--noise.sigma", "-1"], "can't be negative"),
+        (["--noise.sigma-range", "30", "20"], "lowest <= highest"),
+        (["--model.channels", "2"], "3 .colour. or 1 .gray."),
+        (["--data.crop", "0"], "--data.crop must be at least 1"),
+        (["--steps", "0"], "--steps must be at least 1"),
+        (["--optimizer.learning-rate", "0"], "above 0"),
+        (["--evaluation-sigmas", "15", "-5"], "can't be negative"),
+    ],
+)
+def test_values_that_no_run_could_use(arguments, message):
+    with pytest.raises(InputError, match=message):
+        parse_command(arguments)
+
+
+def test_unknown_option_leaves_with_code_2_and_the_nearest_name(capsys):
+    with pytest.raises(SystemExit) as exit_info:
+        parse_command(["--model.atention", "none"])
+    assert exit_info.value.code == 2
+    assert "--model.attention" in capsys.readouterr().err
+
+
+def test_unknown_preset_lists_the_known():
+    with pytest.raises(InputError, match="quick, quick_gray, smoke"):
+        preset("nonsense")
