@@ -178,7 +178,9 @@ def _build(config: Mapping[str, Any], origin: str) -> nnx.Module:
         )
     try:
         return nnx.eval_shape(lambda: create_model(name, **options, rngs=nnx.Rngs(0)))
-    except TypeError as error:
+    except InputError:
+        raise
+    except (TypeError, ValueError) as error:
         raise InputError(
             f"{origin}: {name!r} can't be built from these options: {error}."
         ) from error
@@ -209,8 +211,9 @@ def _find(name: str, revision: str | None) -> Path:
         return _fetch(name, revision)
     known = ", ".join(list_pretrained()) or "none in this version"
     raise PretrainedError(
-        f"{name!r} is no directory and no released network.{nearest(name, _RELEASED)} Released: {known}. Give one of "
-        f"them, a directory with {_CONFIG} and {_WEIGHTS}, or OWNER/NAME on the hub."
+        f"{name!r} is no directory and no released network.{nearest(name, _RELEASED)} "
+        f"Released: {known}. Give one of them, a directory with {_CONFIG} and {_WEIGHTS}, or "
+        "OWNER/NAME on the hub."
     )
 
 

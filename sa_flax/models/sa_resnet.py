@@ -132,7 +132,7 @@ class SAResNet(nnx.Module):
         for name, value in {"width": width, "num_classes": num_classes}.items():
             if value < 1:
                 raise ValueError(f"{name} must be at least 1; got {value}.")
-        self.channels, self.features_only = channels, features_only
+        self.in_channels, self.features_only = channels, features_only
         kwargs: dict[str, Any] = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
         self.conv1 = _conv(channels, width, 7, strides=2, **kwargs)
         self.bn1 = BatchNorm(width, param_dtype=param_dtype)
@@ -168,9 +168,9 @@ class SAResNet(nnx.Module):
         Raises:
           ValueError: for a picture with another number of channels.
         """
-        if pictures.ndim != 4 or pictures.shape[-1] != self.channels:
+        if pictures.ndim != 4 or pictures.shape[-1] != self.in_channels:
             raise ValueError(
-                f"this network takes (B, H, W, {self.channels}) pictures; got {pictures.shape}."
+                f"this network takes (B, H, W, {self.in_channels}) pictures; got {pictures.shape}."
             )
         x = nnx.relu(self.bn1(self.conv1(pictures)))
         x = nnx.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))

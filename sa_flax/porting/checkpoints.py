@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file, save
 
 from sa_flax.errors import InputError
 
@@ -186,13 +186,9 @@ def write_checkpoint(
     ending = path.name.lower()
     try:
         if ending.endswith(".safetensors"):
-            contiguous = {name: np.ascontiguousarray(a) for name, a in arrays.items()}
-            save_file(
-                # ascontiguousarray makes vectors of scalars
-                {name: a.reshape(arrays[name].shape) for name, a in contiguous.items()},
-                partial,
-                metadata={"format": layout},
-            )
+            contiguous = {name: np.array(a, order="C") for name, a in arrays.items()}
+            # Not save_file, which makes files that only their owner can read.
+            partial.write_bytes(save(contiguous, metadata={"format": layout}))
         elif ending.endswith((".pth", ".pt")):
             torch = _import_torch(path)
             tensors = {name: torch.from_numpy(np.array(a)) for name, a in arrays.items()}
