@@ -74,10 +74,14 @@ class Bottleneck(nnx.Module):
             self.shortcut_conv = _conv(features_in, out, 1, strides=strides, **kwargs)
             self.shortcut_bn = BatchNorm(out, param_dtype=param_dtype)
 
-    def __call__(self, x: Float[Array, "B H W C"]) -> Float[Array, "B h w D"]:
+    def branch(self, x: Float[Array, "B H W C"]) -> Float[Array, "B h w D"]:
+        """What the block adds to its shortcut: the output of its shuffle attention."""
         y = nnx.relu(self.bn1(self.conv1(x)))
         y = nnx.relu(self.bn2(self.conv2(y)))
-        y = self.sa(self.bn3(self.conv3(y)))
+        return self.sa(self.bn3(self.conv3(y)))
+
+    def __call__(self, x: Float[Array, "B H W C"]) -> Float[Array, "B h w D"]:
+        y = self.branch(x)
         shortcut = self.shortcut_bn(self.shortcut_conv(x)) if self.has_shortcut else x
         return nnx.relu(y + shortcut)
 
@@ -162,8 +166,8 @@ class SAResNet(nnx.Module):
         if not features_only:
             self.fc = nnx.Linear(features_in, num_classes, **kwargs)
 
-    def features(self, pictures: Float[Array, "B H W C"]) -> tuple[Float[Array, "B h w D"], ...]:
-        """The maps after each of the four stages, coarser and coarser.
+    def stem(self, pictures: Float[Array, "B H W C"]) -> Float[Array, "B H/4 W/4 D"]:
+        """What the first stage takes.
 
         Raises:
           ValueError: for a picture with another number of channels.
@@ -173,7 +177,15 @@ class SAResNet(nnx.Module):
                 f"this network takes (B, H, W, {self.in_channels}) pictures; got {pictures.shape}."
             )
         x = nnx.relu(self.bn1(self.conv1(pictures)))
-        x = nnx.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
+        return nnx.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
+
+    def features(self, pictures: Float[Array, "B H W C"]) -> tuple[Float[Array, "B h w D"], ...]:
+        """The maps after each of the four stages, coarser and coarser.
+
+        Raises:
+          ValueError: for a picture with another number of channels.
+        """
+        x = self.stem(pictures)
         maps = []
         for stage in self.stages:
             for block in stage:
