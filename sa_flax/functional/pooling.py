@@ -9,10 +9,11 @@ padding enters, and every statistic is over exactly h w pixels. A window that co
 the statistics of the map, bit for bit. Chu et al., "Improving Image Restoration by Revisiting
 Global Information Aggregation", ECCV 2022, https://arxiv.org/abs/2112.04491.
 
-Windows are computed along one axis and then the other, from the statistics of 1, 2, 4, 8, ... pixels
-that are put together to the size wanted. That takes 2 log2(size) additions a pixel whatever the map,
-and none of the large sums whose differences a summed-area table takes: the error in float32 is that
-of the window, not of the picture. Memory is at most nine maps for moments, two for means.
+Windows are computed along one axis and then the other, from the statistics of 1, 2, 4, 8, ...
+pixels that are put together to the size wanted. That takes 2 log2(size) additions a pixel whatever
+the map, and none of the large sums whose differences a summed-area table takes: the error in
+float32 is that of the window, not of the picture. Memory is at most nine maps for moments, two for
+means.
 """
 
 from collections.abc import Callable
@@ -63,30 +64,27 @@ def _slide(
     def cut(tree, start, stop):
         return jax.tree.map(lambda x: jax.lax.slice_in_dim(x, start, stop, axis=axis), tree)
 
-    joined, done, run, span = None, 0, statistics, 1
+    # `joined` covers `done` entries, `run` covers `span`; the n-th of each begins at entry n.
+    joined, done = statistics, 0
+    run, span = statistics, 1
     while True:
         if size & span:
+            ends = length - done - span + 1
             joined = (
                 run
-                if joined is None
-                else merge(
-                    cut(joined, 0, length - done - span + 1),
-                    done,
-                    cut(run, done, length - span + 1),
-                    span,
-                )
+                if not done
+                else merge(cut(joined, 0, ends), done, cut(run, done, done + ends), span)
             )
             done += span
-        if 2 * span > size:
+        if done == size:
             return joined
-        run = merge(
-            cut(run, 0, length - 2 * span + 1), span, cut(run, span, length - span + 1), span
-        )
+        ends = length - 2 * span + 1
+        run = merge(cut(run, 0, ends), span, cut(run, span, span + ends), span)
         span *= 2
 
 
 def _windowed(statistics, window: tuple[int, int], merge):
-    """Statistics of the window of each pixel, from those of single pixels; same height and width."""
+    """Statistics of each pixel's window, from those of single pixels; height and width stay."""
     for size, axis in zip(window, (-3, -2), strict=True):
         leaf = jax.tree.leaves(statistics)[0]
         axis = leaf.ndim + axis
