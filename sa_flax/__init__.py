@@ -14,7 +14,14 @@ __version__ = "0.1.0"
 _EXPORTS = {
     "ShuffleAttention": "sa_flax.modules.attention",
     "ShuffleAttentionParams": "sa_flax.functional.shuffle_attention",
-    "SqueezeExcite": "sa_flax.modules.attention",
+    "SqueezeExcite": "sa_flax.modules.masks",
+    "ECA": "sa_flax.modules.masks",
+    "CBAM": "sa_flax.modules.masks",
+    "SGE": "sa_flax.modules.masks",
+    "DualAttention": "sa_flax.modules.masks",
+    "NonLocal": "sa_flax.modules.affinities",
+    "SelfAttention": "sa_flax.modules.affinities",
+    "DANet": "sa_flax.modules.affinities",
     "list_attentions": "sa_flax.modules.attention",
     "make_attention": "sa_flax.modules.attention",
     "AttentionUNet": "sa_flax.models.unet",
@@ -36,12 +43,9 @@ if TYPE_CHECKING:
     from sa_flax.inference.pretrained import from_pretrained, list_pretrained, save_pretrained
     from sa_flax.models.registry import create_model, list_models
     from sa_flax.models.unet import AttentionUNet
-    from sa_flax.modules.attention import (
-        ShuffleAttention,
-        SqueezeExcite,
-        list_attentions,
-        make_attention,
-    )
+    from sa_flax.modules.affinities import DANet, NonLocal, SelfAttention
+    from sa_flax.modules.attention import ShuffleAttention, list_attentions, make_attention
+    from sa_flax.modules.masks import CBAM, ECA, SGE, DualAttention, SqueezeExcite
 
 
 def __getattr__(name: str):
