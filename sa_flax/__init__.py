@@ -14,13 +14,23 @@ __version__ = "0.1.0"
 _EXPORTS = {
     "ShuffleAttention": "sa_flax.modules.attention",
     "ShuffleAttentionParams": "sa_flax.functional.shuffle_attention",
-    "SqueezeExcite": "sa_flax.modules.attention",
+    "SqueezeExcite": "sa_flax.modules.masks",
+    "ECA": "sa_flax.modules.masks",
+    "CBAM": "sa_flax.modules.masks",
+    "SGE": "sa_flax.modules.masks",
+    "DualAttention": "sa_flax.modules.masks",
+    "NonLocal": "sa_flax.modules.affinities",
+    "SelfAttention": "sa_flax.modules.affinities",
+    "DANet": "sa_flax.modules.affinities",
     "list_attentions": "sa_flax.modules.attention",
     "make_attention": "sa_flax.modules.attention",
     "AttentionUNet": "sa_flax.models.unet",
     "create_model": "sa_flax.models.registry",
     "list_models": "sa_flax.models.registry",
     "Denoiser": "sa_flax.inference.denoiser",
+    "from_pretrained": "sa_flax.inference.pretrained",
+    "list_pretrained": "sa_flax.inference.pretrained",
+    "save_pretrained": "sa_flax.inference.pretrained",
 }
 _SUBMODULES = ("data", "functional", "inference", "models", "modules", "porting", "training")
 
@@ -30,14 +40,12 @@ if TYPE_CHECKING:
     from sa_flax import data, functional, inference, models, modules, porting, training
     from sa_flax.functional.shuffle_attention import ShuffleAttentionParams
     from sa_flax.inference.denoiser import Denoiser
+    from sa_flax.inference.pretrained import from_pretrained, list_pretrained, save_pretrained
     from sa_flax.models.registry import create_model, list_models
     from sa_flax.models.unet import AttentionUNet
-    from sa_flax.modules.attention import (
-        ShuffleAttention,
-        SqueezeExcite,
-        list_attentions,
-        make_attention,
-    )
+    from sa_flax.modules.affinities import DANet, NonLocal, SelfAttention
+    from sa_flax.modules.attention import ShuffleAttention, list_attentions, make_attention
+    from sa_flax.modules.masks import CBAM, ECA, SGE, DualAttention, SqueezeExcite
 
 
 def __getattr__(name: str):

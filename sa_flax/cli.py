@@ -34,12 +34,12 @@ def denoise(
     Args:
         paths: Picture files, or folders of pictures (with their sub-folders).
         output: Folder for the results; they keep their names, and originals are never touched.
-        model: Directory of a training run.
+        model: Directory of a training run or of a ported network, or a released name.
         sigma: Noise level, 0-255, for a network that was trained to be told it.
     """
     from sa_flax.inference.denoiser import Denoiser
 
-    denoiser = Denoiser.from_checkpoint(model)
+    denoiser = Denoiser.load(model)
     if (sigma is not None) != denoiser.takes_noise_level:
         raise InputError(
             f"the network in {model} needs the noise level: give --sigma (0-255)."
@@ -92,7 +92,7 @@ def evaluate(
     Gaussian noise, not clipped; the result clipped and rounded to 8 bits; means over the pictures.
 
     Args:
-        model: Directory of a training run.
+        model: Directory of a training run or of a ported network, or a released name.
         images: Folder of clean pictures.
         sigma: Noise levels, 0-255.
         baseline: Measure scikit-image's non-local means as well.
@@ -111,7 +111,7 @@ def evaluate(
     files = find_pictures(images)
     if not files:
         raise InputError(f"no pictures in {images}.")
-    denoiser = Denoiser.from_checkpoint(model)
+    denoiser = Denoiser.load(model)
     pictures, failed = [], 0
     for file in files:
         try:
@@ -137,6 +137,36 @@ def evaluate(
         json_file.parent.mkdir(parents=True, exist_ok=True)
         json_file.write_text(json.dumps({"model": model, "results": rows}, indent=2) + "\n")
     return 1 if failed else 0
+
+
+@app.command
+def port(
+    checkpoint: Annotated[Path, tyro.conf.Positional],
+    architecture: str,
+    output: Path,
+    fold: bool = False,
+    torch_file: Path | None = None,
+) -> int:
+    """Ports PyTorch weights to a directory that denoise and evaluate take as their model.
+
+    Nothing in the checkpoint is executed, and everything in it must find its place.
+
+    Args:
+        checkpoint: A .pth, .pth.tar, .pt or .safetensors file (all but the last need PyTorch).
+        architecture: attention_unet, dncnn, sa_resnet50, sa_resnet101 or sa_resnet152; depth,
+            channels and other sizes are read off the weights.
+        output: Directory for config.json and model.safetensors.
+        fold: Fold DnCNN's batch norm into its convolutions.
+        torch_file: Write the weights under PyTorch's names as well, to this .pth or .safetensors.
+    """
+    from sa_flax.inference.pretrained import port_checkpoint
+
+    try:
+        port_checkpoint(checkpoint, architecture, output, fold=fold, torch_file=torch_file)
+    except OSError as error:
+        raise InputError(f"{error.filename}: can't be written ({error.strerror}).") from error
+    print(f"{checkpoint} -> {output}")
+    return 0
 
 
 def _quiet(line: str) -> None:

@@ -1,9 +1,32 @@
 """Pure functions on channels-last arrays; parameters are arguments; JAX only, never Flax."""
 
-from sa_flax.functional.gating import SqueezeExciteParams, squeeze_excite
+from sa_flax.functional.affinity import (
+    DANetParams,
+    NonLocalParams,
+    SelfAttentionParams,
+    attend,
+    channel_attention,
+    danet,
+    non_local,
+    self_attention,
+)
+from sa_flax.functional.gating import (
+    CBAMParams,
+    DualAttentionParams,
+    ECAParams,
+    SGEParams,
+    SqueezeExciteParams,
+    cbam,
+    dual_attention,
+    eca,
+    eca_kernel_size,
+    sge,
+    squeeze_excite,
+)
 from sa_flax.functional.image_quality import psnr, ssim
 from sa_flax.functional.noise import gaussian_noise, poisson_gaussian_noise, uniform_levels
-from sa_flax.functional.pooling import spatial_mean
+from sa_flax.functional.non_local_means import non_local_means
+from sa_flax.functional.pooling import centred_and_variance, spatial_max, spatial_mean
 from sa_flax.functional.shuffle_attention import (
     ShuffleAttentionParams,
     channel_gate,
@@ -17,19 +40,39 @@ from sa_flax.functional.shuffle_attention import (
 )
 
 __all__ = [
+    "CBAMParams",
+    "DANetParams",
+    "DualAttentionParams",
+    "ECAParams",
+    "NonLocalParams",
+    "SGEParams",
+    "SelfAttentionParams",
     "ShuffleAttentionParams",
     "SqueezeExciteParams",
+    "attend",
+    "cbam",
+    "centred_and_variance",
+    "channel_attention",
     "channel_gate",
     "channel_shuffle",
     "channel_unshuffle",
+    "danet",
+    "dual_attention",
+    "eca",
+    "eca_kernel_size",
     "gaussian_noise",
     "group_merge",
     "group_norm",
     "group_split",
+    "non_local",
+    "non_local_means",
     "poisson_gaussian_noise",
     "psnr",
+    "self_attention",
+    "sge",
     "shuffle_attention",
     "spatial_gate",
+    "spatial_max",
     "spatial_mean",
     "squeeze_excite",
     "ssim",

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from sa_flax.functional.pooling import centred_and_variance, spatial_mean
+from sa_flax.functional.pooling import Window, centred_and_variance, spatial_mean
 
 
 class ShuffleAttentionParams(NamedTuple):
@@ -84,21 +84,27 @@ def group_norm(
     bias: Float[Array, " C"],
     *,
     epsilon: float = 1e-5,
+    window: Window = None,
 ) -> Float[Array, "... H W C"]:
     """Group norm with one channel per group, as shuffle attention uses it: instance norm.
 
     `scale * (x - mean) / sqrt(variance + epsilon) + bias`, mean and (biased) variance of each
-    channel of each picture over H x W. Returns float32, or float64 for float64.
+    channel of each picture over H x W, or over the `window=(h, w)` around each pixel. Returns
+    float32, or float64 for float64.
     """
-    centred, variance = centred_and_variance(x)
+    centred, variance = centred_and_variance(x, window=window)
     return centred * (jax.lax.rsqrt(variance + epsilon) * scale) + bias
 
 
 def channel_gate(
-    x: Float[Array, "... H W C"], weight: Float[Array, " C"], bias: Float[Array, " C"]
+    x: Float[Array, "... H W C"],
+    weight: Float[Array, " C"],
+    bias: Float[Array, " C"],
+    *,
+    window: Window = None,
 ) -> Float[Array, "... H W C"]:
     """Gates every channel by its mean: `x * sigmoid(weight * mean_HW(x) + bias)`."""
-    gate = jax.nn.sigmoid(weight * spatial_mean(x) + bias)
+    gate = jax.nn.sigmoid(weight * spatial_mean(x, window=window) + bias)
     return (x * gate).astype(x.dtype)
 
 
@@ -110,9 +116,10 @@ def spatial_gate(
     norm_bias: Float[Array, " C"],
     *,
     epsilon: float = 1e-5,
+    window: Window = None,
 ) -> Float[Array, "... H W C"]:
     """Gates every position by how it stands out: `x * sigmoid(weight * group_norm(x) + bias)`."""
-    normalised = group_norm(x, norm_scale, norm_bias, epsilon=epsilon)
+    normalised = group_norm(x, norm_scale, norm_bias, epsilon=epsilon, window=window)
     return (x * jax.nn.sigmoid(weight * normalised + bias)).astype(x.dtype)
 
 
@@ -145,6 +152,7 @@ def shuffle_attention(
     *,
     groups: int = 8,
     epsilon: float = 1e-5,
+    window: Window = None,
 ) -> Float[Array, "... H W C"]:
     """Shuffle attention.
 
@@ -160,6 +168,8 @@ def shuffle_attention(
       params: six vectors of length k, shared by all groups.
       groups: number of groups; 2 * groups must divide C. The paper uses 64 for classifiers.
       epsilon: added to the variance in the group norm.
+      window: (height, width) around each pixel that mean and group norm are taken over; None for
+        the whole map. See `sa_flax.functional.pooling`.
 
     Returns:
       A map of x's shape and dtype.
@@ -179,7 +189,7 @@ def shuffle_attention(
     # One copy of the vectors for each group.
     tiled = ShuffleAttentionParams(*(jnp.tile(vector, groups) for vector in params))
     x0, x1 = group_split(x, groups)
-    y0 = channel_gate(x0, tiled.channel_weight, tiled.channel_bias)
+    y0 = channel_gate(x0, tiled.channel_weight, tiled.channel_bias, window=window)
     y1 = spatial_gate(
         x1,
         tiled.spatial_weight,
@@ -187,5 +197,6 @@ def shuffle_attention(
         tiled.norm_scale,
         tiled.norm_bias,
         epsilon=epsilon,
+        window=window,
     )
     return channel_shuffle(group_merge(y0, y1, groups), 2)

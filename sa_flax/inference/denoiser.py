@@ -9,6 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from sa_flax.errors import InputError
+from sa_flax.inference.pretrained import from_pretrained
 from sa_flax.inference.run_directory import read_config, restore_ema
 from sa_flax.models.registry import network_of
 
@@ -58,6 +60,29 @@ class Denoiser:
         abstract = nnx.eval_shape(lambda: network_of(config))
         graphdef, *states = nnx.split(abstract, nnx.Param, ...)
         return cls(nnx.merge(graphdef, *restore_ema(run, *states)))
+
+    @classmethod
+    def from_pretrained(cls, name: str | Path, *, revision: str | None = None) -> "Denoiser":
+        """A released network (`sa_flax.list_pretrained()`), or one in a directory or on the hub.
+
+        Raises:
+          InputError: as `sa_flax.from_pretrained`, and for a network that is no denoiser.
+        """
+        model, config = from_pretrained(name, revision=revision)
+        try:
+            return cls(model)
+        except TypeError as error:
+            raise InputError(f"{name}: {config['model']!r} is not a denoiser.") from error
+
+    @classmethod
+    def load(cls, name: str | Path) -> "Denoiser":
+        """`from_checkpoint` for the directory of a training run, else `from_pretrained`."""
+        directory = Path(name)
+        is_run = directory.is_dir() and not (directory / "model.safetensors").is_file()
+        # Runs are kept in runs/: of one that is not there yet, don't say the hub hasn't got it.
+        if is_run or (directory.parts[:1] == ("runs",) and not directory.is_dir()):
+            return cls.from_checkpoint(name)
+        return cls.from_pretrained(name)
 
     def with_variables(self, *states: nnx.State) -> "Denoiser":
         """The same network with other parameters; what is compiled is shared."""

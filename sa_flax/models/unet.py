@@ -9,6 +9,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
+from sa_flax.functional.pooling import Window, check_window
+from sa_flax.modules.attention import set_window
 from sa_flax.modules.blocks import Downsample, ResidualBlock, Upsample, conv3x3
 
 Dtype = jax.typing.DTypeLike
@@ -162,3 +164,36 @@ class AttentionUNet(nnx.Module):
             x = self.decoder[level](self.up[level](x) + skips[level])
         noise = self.tail(x)[:, :height, :width, :]
         return noisy - noise.astype(noisy.dtype)
+
+    def with_window(self, window: Window) -> "AttentionUNet":
+        """This network with attention's statistics taken over a window around each pixel.
+
+        A network that learned on small crops knows the statistics of small crops. On a picture much
+        larger than those, let it pool over a window of about one and a half times the crop:
+        `model.with_window((96, 96))` after training on 64 x 64. At each level down the window is
+        halved, as the map is. Pictures inside the window come out exactly as without it.
+
+        Args:
+          window: (height, width) in pixels of the picture; None for the whole picture again.
+
+        Returns:
+          A network of its own that shares this one's parameters. Convolutions, and attentions that
+          pool nothing, are as they were.
+
+        Raises:
+          ValueError: unless window is None or two positive integers.
+
+        Chu et al., ECCV 2022, https://arxiv.org/abs/2112.04491.
+        """
+        check_window(window)
+        model = nnx.clone(self, variables=False)
+        for level in range(self.levels):
+            at_level = window and (-(-window[0] // 2**level), -(-window[1] // 2**level))
+            stacks = (
+                [model.bottom]
+                if level == self.levels - 1
+                else [model.encoder[level], model.decoder[level]]
+            )
+            for stack in stacks:
+                set_window(stack, at_level)
+        return model

@@ -1,6 +1,8 @@
-"""Attention layers: parameters, and one call into `sa_flax.functional`.
+"""Attention layers by name: parameters, and one call into `sa_flax.functional`.
 
-Every layer maps (..., H, W, C) to the same shape and dtype, so any of them fits any slot.
+Every layer maps (..., H, W, C) to the same shape and dtype, so any of them fits any slot. Shuffle
+attention is here, the other masks are in `sa_flax.modules.masks`, the affinities in
+`sa_flax.modules.affinities`.
 """
 
 from collections.abc import Callable
@@ -8,17 +10,18 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from flax.nnx.nn import initializers
 from jaxtyping import Array, Float
 
 from sa_flax.errors import InputError, nearest
-from sa_flax.functional.gating import SqueezeExciteParams, squeeze_excite
+from sa_flax.functional.pooling import Window, check_window
 from sa_flax.functional.shuffle_attention import (
     ShuffleAttentionParams,
     check_groups,
     fitting_groups,
     shuffle_attention,
 )
+from sa_flax.modules.affinities import DANet, NonLocal, SelfAttention
+from sa_flax.modules.masks import CBAM, ECA, SGE, DualAttention, SqueezeExcite
 
 Dtype = jax.typing.DTypeLike
 
@@ -34,6 +37,7 @@ class ShuffleAttention(nnx.Module):
       features: channels C of the map.
       groups: number of groups; 2 * groups must divide `features`.
       epsilon: added to the variance in the group norm.
+      window: (height, width) that statistics are taken over; None for the whole map.
       param_dtype: dtype of the parameters.
       rngs: accepted as every layer does; nothing is drawn from it.
 
@@ -49,12 +53,15 @@ class ShuffleAttention(nnx.Module):
         *,
         groups: int = 8,
         epsilon: float = 1e-5,
+        window: Window = None,
         param_dtype: Dtype = jnp.float32,
         rngs: nnx.Rngs | None = None,
     ):
         check_groups(features, groups)
+        check_window(window)
         k = features // (2 * groups)
         self.features, self.groups, self.epsilon = features, groups, epsilon
+        self.window = window
         self.channel_weight = nnx.Param(jnp.zeros((k,), param_dtype))
         self.channel_bias = nnx.Param(jnp.ones((k,), param_dtype))
         self.spatial_weight = nnx.Param(jnp.zeros((k,), param_dtype))
@@ -66,41 +73,9 @@ class ShuffleAttention(nnx.Module):
         params = ShuffleAttentionParams(
             *(getattr(self, name)[...] for name in ShuffleAttentionParams._fields)
         )
-        return shuffle_attention(x, params, groups=self.groups, epsilon=self.epsilon)
-
-
-class SqueezeExcite(nnx.Module):
-    """Squeeze and excitation: see `sa_flax.functional.squeeze_excite`.
-
-    Args:
-      features: channels C of the map.
-      reduction: the hidden layer has max(features // reduction, 1) units.
-      kernel_init: initialiser of both dense layers; biases start at 0.
-      param_dtype: dtype of the parameters.
-      rngs: the random streams that parameters are drawn from.
-    """
-
-    def __init__(
-        self,
-        features: int,
-        *,
-        reduction: int = 16,
-        kernel_init: initializers.Initializer = initializers.lecun_normal(),
-        param_dtype: Dtype = jnp.float32,
-        rngs: nnx.Rngs,
-    ):
-        hidden = max(features // reduction, 1)
-        self.features = features
-        self.reduce_kernel = nnx.Param(kernel_init(rngs.params(), (features, hidden), param_dtype))
-        self.reduce_bias = nnx.Param(jnp.zeros((hidden,), param_dtype))
-        self.expand_kernel = nnx.Param(kernel_init(rngs.params(), (hidden, features), param_dtype))
-        self.expand_bias = nnx.Param(jnp.zeros((features,), param_dtype))
-
-    def __call__(self, x: Float[Array, "... H W C"]) -> Float[Array, "... H W C"]:
-        params = SqueezeExciteParams(
-            *(getattr(self, name)[...] for name in SqueezeExciteParams._fields)
+        return shuffle_attention(
+            x, params, groups=self.groups, epsilon=self.epsilon, window=self.window
         )
-        return squeeze_excite(x, params)
 
 
 def _shuffle(features: int, *, groups: int | None = None, **options) -> ShuffleAttention:
@@ -110,9 +85,25 @@ def _shuffle(features: int, *, groups: int | None = None, **options) -> ShuffleA
     return ShuffleAttention(features, groups=groups, **options)
 
 
+def _sge(features: int, *, groups: int | None = None, **options) -> SGE:
+    """SGE with, unless given, the largest number of groups up to 8 that divides the features."""
+    if groups is None:
+        groups = max(g for g in range(1, 9) if features % g == 0)
+    return SGE(features, groups=groups, **options)
+
+
 _ATTENTIONS: dict[str, Callable[..., nnx.Module]] = {
+    # Masks: pool, sigmoid, multiply. Linear in the pixels.
     "shuffle": _shuffle,
     "squeeze_excite": SqueezeExcite,
+    "eca": ECA,
+    "cbam": CBAM,
+    "sge": _sge,
+    "dual": DualAttention,
+    # Affinities: every position against every other. Quadratic in the pixels.
+    "non_local": NonLocal,
+    "self_attention": SelfAttention,
+    "danet": DANet,
 }
 
 
@@ -141,6 +132,24 @@ def make_attention(kind: str, features: int, *, rngs: nnx.Rngs, **options) -> Ca
             f"unknown attention {kind!r}.{hint} Known: none, {', '.join(list_attentions())}."
         )
     return _ATTENTIONS[kind](features, rngs=rngs, **options)
+
+
+def set_window(module: nnx.Module, window: Window) -> None:
+    """Sets the window of every attention inside `module` that pools, in place.
+
+    Args:
+      module: a layer or a network; the window is the same at every level of it. To scale it with
+        the resolution, and to leave the network as it is, see `AttentionUNet.with_window`.
+      window: (height, width) around each pixel that statistics are taken over; None for the whole
+        map. Attentions that pool nothing have no `window` and are left alone.
+
+    Raises:
+      ValueError: for anything else.
+    """
+    check_window(window)
+    for _, layer in nnx.iter_modules(module):
+        if hasattr(layer, "window"):
+            layer.window = window
 
 
 def _identity(x: jax.Array) -> jax.Array:

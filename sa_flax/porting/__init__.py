@@ -1,0 +1,19 @@
+"""Weights from PyTorch, and back: strict in both directions."""
+
+from sa_flax.models.dncnn import fold_batch_norm
+from sa_flax.porting.attention_rules import UnknownWeightsError
+from sa_flax.porting.checkpoints import CheckpointError, read_checkpoint, write_checkpoint
+from sa_flax.porting.convert import from_torch, load_torch, to_torch
+from sa_flax.porting.rules import PortingError
+
+__all__ = [
+    "CheckpointError",
+    "PortingError",
+    "UnknownWeightsError",
+    "fold_batch_norm",
+    "from_torch",
+    "load_torch",
+    "read_checkpoint",
+    "to_torch",
+    "write_checkpoint",
+]

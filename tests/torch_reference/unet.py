@@ -12,6 +12,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from tests.torch_reference.shuffle_attention import ShuffleAttention
+from tests.torch_reference.squeeze_excite import SqueezeExcite
 
 
 def _conv3x3(features_in: int, features_out: int) -> nn.Conv2d:
@@ -31,8 +32,10 @@ class ResidualBlock(nn.Module):
             if groups is None:  # the largest up to 8 that fits
                 groups = max(g for g in range(1, 9) if features % (2 * g) == 0)
             self.attention = ShuffleAttention(features, groups)
+        elif attention == "squeeze_excite":
+            self.attention = SqueezeExcite(features)
         else:
-            raise ValueError(f"attention must be 'none' or 'shuffle'; got {attention!r}")
+            raise ValueError(f"the twin has no attention {attention!r}")
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return x + self.attention(self.conv2(F.relu(self.conv1(x))))

@@ -1,0 +1,117 @@
+"""PyTorch weights into a network, a network out of PyTorch weights, and back."""
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from sa_flax.models.registry import create_model, model_class
+from sa_flax.porting.architectures import architecture_of, rule_tables
+from sa_flax.porting.attention_rules import UnknownWeightsError
+from sa_flax.porting.checkpoints import as_arrays, read_checkpoint
+from sa_flax.porting.rules import PortingError, to_flax
+from sa_flax.porting.rules import to_torch as apply_to_torch
+
+Source = str | os.PathLike[str] | Mapping[str, Any]
+
+
+def _read(source: Source) -> dict[str, np.ndarray]:
+    return as_arrays(source) if isinstance(source, Mapping) else read_checkpoint(source)
+
+
+def model_leaves(model: nnx.Module) -> dict[str, nnx.Variable]:
+    """A network's parameters and statistics by their dotted path, e.g. "convs.0.kernel"."""
+    state = nnx.state(model, nnx.Any(nnx.Param, nnx.BatchStat))
+    return {".".join(map(str, path)): leaf for path, leaf in nnx.to_flat_state(state)}
+
+
+def load_torch(model: nnx.Module, source: Source) -> None:
+    """Fills a network with PyTorch weights, in place; all of it or, on an error, nothing.
+
+    Args:
+      model: a network, concrete or from `nnx.eval_shape`. Weights are cast to its dtypes; its mode
+        (training or evaluation) stays.
+      source: a .pth, .pth.tar, .pt or .safetensors file, or a mapping of names to PyTorch, NumPy or
+        JAX arrays. `state_dict`, `params`, `params_ema` and `model` wrappers and the `module.`
+        prefix are taken off.
+
+    Raises:
+      PortingError: where anything is left over, missing, claimed twice or of the wrong shape; all
+        such entries are listed. Only BatchNorm's `num_batches_tracked` may be there or not.
+      CheckpointError: for a file that can't be read, or not safely.
+      InputError: for a network without porting rules.
+    """
+    _fill(model, _read(source))
+
+
+def _fill(model: nnx.Module, state: Mapping[str, np.ndarray]) -> None:
+    leaves = model_leaves(model)
+    failures = []
+    for table in rule_tables(model):
+        try:
+            arrays = to_flax(
+                table, state, {path: leaf.get_value() for path, leaf in leaves.items()}
+            )
+        except PortingError as error:
+            failures.append(error)
+            continue
+        for path, array in arrays.items():
+            leaves[path].set_value(jnp.asarray(array))
+        return
+    # The table that nearly fits tells most.
+    raise min(failures, key=lambda error: error.count)
+
+
+def from_torch(name: str, source: Source, **options: Any) -> nnx.Module:
+    """Builds the network that PyTorch weights imply, and loads them: `from_torch("dncnn", path)`.
+
+    Args:
+      name: one of `sa_flax.list_models()`.
+      source: as for `load_torch`.
+      **options: options of the network that its weights don't tell, or to insist on one that they
+        do: it must then agree with them.
+
+    Returns:
+      The network in evaluation mode.
+
+    Raises:
+      As `load_torch`, and UnknownWeightsError for weights of another architecture. All are
+      InputErrors, and so ValueErrors.
+    """
+    return build_from_torch(name, source, options)[0]
+
+
+def build_from_torch(
+    name: str, source: Source, options: Mapping[str, Any]
+) -> tuple[nnx.Module, dict[str, Any]]:
+    """As `from_torch`; also returns the options that the network was built with."""
+    cls, implied = model_class(name)
+    state = _read(source)
+    found = architecture_of(cls).options(state)
+    for option, value in implied.items():
+        if option in found and found[option] != value:
+            raise UnknownWeightsError(
+                f"these weights are not {name!r}: they have {option}={found[option]}, and {name!r} "
+                f"has {option}={value}."
+            )
+    chosen = {key: value for key, value in found.items() if key not in implied} | dict(options)
+    model = nnx.eval_shape(lambda: create_model(name, **chosen, rngs=nnx.Rngs(0)))
+    _fill(model, state)
+    model.eval()
+    return model, chosen
+
+
+def to_torch(model: nnx.Module) -> dict[str, np.ndarray]:
+    """A network's weights under PyTorch's names: a new array each, for `load_state_dict`.
+
+    They load into the network's PyTorch twin with `strict=True`, once wrapped:
+    `{name: torch.from_numpy(array) for name, array in to_torch(model).items()}`.
+
+    Raises:
+      InputError: for a network without porting rules.
+    """
+    leaves = {path: np.asarray(leaf.get_value()) for path, leaf in model_leaves(model).items()}
+    return apply_to_torch(rule_tables(model)[0], leaves)

@@ -1,0 +1,209 @@
+"""Networks as directories: written, read back, and refused with reasons where they do not fit."""
+
+import json
+import sys
+import types
+
+import numpy as np
+import pytest
+import torch
+from safetensors.numpy import load_file, save_file
+
+import sa_flax
+from sa_flax import porting
+from sa_flax.inference import pretrained
+from sa_flax.inference.pretrained import (
+    PretrainedError,
+    from_pretrained,
+    list_pretrained,
+    port_checkpoint,
+    save_pretrained,
+)
+from sa_flax.porting.convert import model_leaves
+from tests.torch_reference.dncnn import DnCNN as TorchDnCNN
+from tests.torch_reference.weights import drawn_model, nchw, nhwc, randomise
+
+OPTIONS = {"depth": 4, "width": 4}
+CONFIG = {"model": "dncnn", "options": OPTIONS}
+
+
+@pytest.fixture
+def saved(tmp_path):
+    model = drawn_model("dncnn", **OPTIONS)
+    save_pretrained(model, tmp_path / "net", config=CONFIG | {"sigmas": [15, 50]})
+    return model, tmp_path / "net"
+
+
+def _assert_same(a, b):
+    ours, theirs = model_leaves(a), model_leaves(b)
+    assert ours.keys() == theirs.keys()
+    for path, leaf in ours.items():
+        assert leaf[...].dtype == theirs[path][...].dtype
+        np.testing.assert_array_equal(leaf[...], theirs[path][...])
+
+
+def test_there_and_back(saved):
+    model, directory = saved
+    assert sorted(p.name for p in directory.iterdir()) == ["config.json", "model.safetensors"]
+    loaded, config = from_pretrained(directory)
+    assert config == CONFIG | {"sigmas": [15, 50]}
+    assert loaded.norms[0].use_running_average
+    _assert_same(model, loaded)
+    assert "convs.0.kernel" in load_file(directory / "model.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        (
+            "attention_unet",
+            {"width": 8, "levels": 2, "attention": "squeeze_excite", "attend": "both"},
+        ),
+        ("attention_unet", {"width": 8, "levels": 2, "param_dtype": "bfloat16"}),
+        ("dncnn", {"depth": 3, "width": 2, "batch_norm": False}),
+    ],
+)
+def test_other_networks(tmp_path, name, options):
+    model = drawn_model(name, **options)
+    save_pretrained(model, tmp_path, config={"model": name, "options": options})
+    loaded, _ = from_pretrained(str(tmp_path))
+    _assert_same(model, loaded)
+
+
+def test_saving_again_replaces(saved):
+    _, directory = saved
+    other = drawn_model("dncnn", seed=1, **OPTIONS)
+    save_pretrained(other, directory, config=CONFIG)
+    _assert_same(other, from_pretrained(directory)[0])
+    assert len(list(directory.iterdir())) == 2
+
+
+@pytest.mark.parametrize(
+    ("config", "match"),
+    [
+        ({"model": "dncnn", "options": {"depth": 5, "width": 4}}, "does not describe"),
+        ({"model": "dncnn", "options": {"depth": 4, "width": 3}}, "does not describe"),
+        ({"model": "dncnn", "options": {"depht": 4}}, "can't be built"),
+        ({"model": "dncn", "options": {}}, "Did you mean 'dncnn'"),
+        ({"options": OPTIONS}, "list_models"),
+        (CONFIG | {"when": object()}, "JSON"),
+    ],
+)
+def test_configs_that_do_not_fit_are_not_written(tmp_path, config, match):
+    model = drawn_model("dncnn", **OPTIONS)
+    with pytest.raises(ValueError, match=match):
+        save_pretrained(model, tmp_path / "net", config=config)
+    assert not (tmp_path / "net").exists()
+
+
+def test_everything_in_the_weights_that_does_not_fit_is_listed(saved):
+    _, directory = saved
+    arrays = load_file(directory / "model.safetensors")
+    del arrays["norms.0.mean"]
+    arrays["stranger"] = np.ones(2, np.float32)
+    arrays["convs.0.kernel"] = arrays["convs.0.kernel"][..., :2].copy()
+    save_file(arrays, directory / "model.safetensors")
+    with pytest.raises(porting.PortingError) as caught:
+        from_pretrained(directory)
+    for word in ("norms.0.mean", "stranger", "convs.0.kernel"):
+        assert word in str(caught.value)
+    assert caught.value.count == 3
+
+
+def test_damaged_directories(saved):
+    _, directory = saved
+    whole = (directory / "model.safetensors").read_bytes()
+    (directory / "model.safetensors").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(porting.CheckpointError, match="cut short"):
+        from_pretrained(directory)
+    (directory / "model.safetensors").unlink()
+    with pytest.raises(PretrainedError, match=r"no model\.safetensors"):
+        from_pretrained(directory)
+    for text, match in (("{", "not JSON"), ("[1]", "must hold an object"), ("{}", "needs")):
+        (directory / "config.json").write_text(text)
+        with pytest.raises(ValueError, match=match):
+            from_pretrained(directory)
+    (directory / "config.json").unlink()
+    with pytest.raises(PretrainedError, match=r"no config\.json"):
+        from_pretrained(directory)
+
+
+def test_names_that_are_nothing(monkeypatch, saved):
+    with pytest.raises(PretrainedError, match="no released network"):
+        from_pretrained("nonsense")
+    with pytest.raises(PretrainedError, match="no released network"):
+        from_pretrained("/no/such/directory")
+    model, directory = saved
+    monkeypatch.setitem(pretrained._RELEASED, "gray", str(directory))
+    assert list_pretrained() == sa_flax.list_pretrained() == sorted(pretrained._RELEASED)
+    _assert_same(from_pretrained("gray")[0], model)
+    with pytest.raises(PretrainedError, match="Did you mean 'gray'"):
+        from_pretrained("grey")
+
+
+def test_the_hub_needs_its_package(monkeypatch):
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    with pytest.raises(PretrainedError, match=r"sa_flax\[hub\]"):
+        from_pretrained("someone/network")
+
+
+def _fake_hub(monkeypatch, download):
+    hub = types.ModuleType("huggingface_hub")
+    hub.snapshot_download = download
+    monkeypatch.setitem(sys.modules, "huggingface_hub", hub)
+
+
+def test_the_hub_is_asked_for_two_files(monkeypatch, saved):
+    model, directory = saved
+    asked = []
+
+    def download(name, *, revision, allow_patterns):
+        asked.append((name, revision, sorted(allow_patterns)))
+        return str(directory)
+
+    _fake_hub(monkeypatch, download)
+    _assert_same(from_pretrained("someone/network", revision="v1")[0], model)
+    assert asked == [("someone/network", "v1", ["config.json", "model.safetensors"])]
+
+
+def test_without_a_network_the_message_is_clear(monkeypatch):
+    def download(*args, **kwargs):
+        raise ConnectionError("no route to host\n" + "x" * 1000)
+
+    _fake_hub(monkeypatch, download)
+    with pytest.raises(PretrainedError, match="Check the name and the network") as caught:
+        from_pretrained("someone/network")
+    assert "no route to host" in str(caught.value)
+    assert len(str(caught.value)) < 600
+
+
+@pytest.mark.parametrize("fold", [False, True])
+def test_port_checkpoint(tmp_path, fold):
+    twin = randomise(TorchDnCNN(1, 4, 4)).eval()
+    source = tmp_path / "net.pth.tar"
+    torch.save({"state_dict": {f"module.{k}": v for k, v in twin.state_dict().items()}}, source)
+    port_checkpoint(
+        source, "dncnn", tmp_path / "out", fold=fold, torch_file=tmp_path / "back.safetensors"
+    )
+    model, config = from_pretrained(tmp_path / "out")
+    assert config["model"] == "dncnn"
+    assert config["options"]["batch_norm"] is not fold
+    assert config["source"]["file"] == "net.pth.tar"
+    x = np.random.default_rng(0).random((1, 6, 6, 1), np.float32)
+    with torch.no_grad():
+        expected = nhwc(twin(nchw(x)))
+    np.testing.assert_allclose(np.asarray(model(x)), expected, rtol=1e-5, atol=1e-5)
+    back = TorchDnCNN(1, 4, 4, batch_norm=not fold, bias=fold).eval()
+    arrays = load_file(tmp_path / "back.safetensors")
+    back.load_state_dict({k: torch.from_numpy(v) for k, v in arrays.items()}, strict=True)
+    with torch.no_grad():
+        np.testing.assert_allclose(nhwc(back(nchw(x))), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_only_dncnn_folds(tmp_path):
+    model = drawn_model("attention_unet", width=4, levels=1)
+    porting.write_checkpoint(tmp_path / "net.safetensors", porting.to_torch(model))
+    with pytest.raises(ValueError, match="only DnCNN"):
+        port_checkpoint(tmp_path / "net.safetensors", "attention_unet", tmp_path / "o", fold=True)
+    port_checkpoint(tmp_path / "net.safetensors", "attention_unet", tmp_path / "o")
+    assert json.loads((tmp_path / "o" / "config.json").read_text())["options"]["levels"] == 1

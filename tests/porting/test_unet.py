@@ -1,0 +1,106 @@
+"""The attention U-Net's weights go to PyTorch and back, for every kind of attention with rules."""
+
+import jax
+import numpy as np
+import pytest
+import torch
+from flax import nnx
+
+import sa_flax
+from sa_flax import porting
+from sa_flax.porting.attention_rules import ATTENTION_RULES
+from sa_flax.porting.convert import model_leaves
+from tests.torch_reference.unet import AttentionUNet as TorchUNet
+from tests.torch_reference.weights import as_tensors, drawn_model, nchw, nhwc, randomise
+
+SIZES = {"channels": 3, "width": 8, "levels": 2, "blocks": 1}
+
+
+@nnx.jit
+def _forward(model, x):
+    return model(x)
+
+
+@pytest.mark.parametrize("attention", sorted(ATTENTION_RULES))
+@pytest.mark.parametrize("attend", ["decoder", "both"])
+def test_there_and_back(attention, attend):
+    with jax.enable_x64(True):
+        twin = TorchUNet(**SIZES, attention=attention, attend=attend).double()
+        randomise(twin)
+        model = porting.from_torch("attention_unet", twin.state_dict(), param_dtype="float64")
+        x = np.random.default_rng(0).random((2, 8, 12, 3))
+        out = np.asarray(_forward(model, x))
+        with torch.no_grad():
+            np.testing.assert_allclose(out, nhwc(twin(nchw(x))), rtol=1e-10, atol=1e-10)
+        arrays = porting.to_torch(model)
+    assert arrays.keys() == twin.state_dict().keys()
+    fresh = TorchUNet(**SIZES, attention=attention, attend=attend).double()
+    fresh.load_state_dict(as_tensors(arrays), strict=True)
+    for name, value in twin.state_dict().items():
+        torch.testing.assert_close(fresh.state_dict()[name], value, rtol=0, atol=0)
+
+
+def test_trained_here_used_there():
+    model = drawn_model("attention_unet", **SIZES)
+    twin = TorchUNet(**SIZES)
+    twin.load_state_dict(as_tensors(porting.to_torch(model)), strict=True)
+    x = np.random.default_rng(0).random((1, 8, 8, 3), np.float32)
+    with torch.no_grad():
+        expected = nhwc(twin(nchw(x)))
+    np.testing.assert_allclose(np.asarray(_forward(model, x)), expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"attention": "none", "attend": "none"},
+        {"attention": "shuffle", "attend": "encoder", "levels": 3},
+        {"attention": "shuffle", "attend": "both", "levels": 1},
+        {"attention": "shuffle", "attend": "decoder", "attention_options": {"groups": 2}},
+        {"attention": "squeeze_excite", "attend": "both", "width": 32},
+        {"attention": "squeeze_excite", "attend": "both", "attention_options": {"reduction": 4}},
+        {"attention": "shuffle", "attend": "decoder", "noise_level": True, "channels": 1},
+        {"attention": "shuffle", "attend": "decoder", "blocks": 3},
+    ],
+)
+def test_weights_tell_the_options(options):
+    """A network rebuilt from nothing but its weights has the same leaves with the same values."""
+    model = drawn_model("attention_unet", **(SIZES | options))
+    rebuilt = porting.from_torch("attention_unet", porting.to_torch(model))
+    before, after = model_leaves(model), model_leaves(rebuilt)
+    assert before.keys() == after.keys()
+    for path, leaf in before.items():
+        np.testing.assert_array_equal(leaf[...], after[path][...])
+    assert rebuilt.noise_level == model.noise_level
+    assert rebuilt.channels == model.channels
+    for ours, theirs in zip(_groups(model), _groups(rebuilt), strict=True):
+        assert ours == theirs
+
+
+def _groups(model):
+    return [
+        layer.groups
+        for _, layer in nnx.iter_modules(model)
+        if isinstance(layer, sa_flax.ShuffleAttention)
+    ]
+
+
+def test_weights_of_no_known_attention():
+    state = dict(TorchUNet(**SIZES).state_dict())
+    state["decoder.0.0.attention.stranger"] = torch.ones(1)
+    with pytest.raises(ValueError, match=r"kind of attention.*stranger"):
+        porting.from_torch("attention_unet", state)
+
+
+def test_weights_of_another_network():
+    with pytest.raises(ValueError, match="not the attention U-Net's"):
+        porting.from_torch("attention_unet", {"head.weight": np.ones((4, 4), "f4")})
+
+
+def test_every_group_number_of_one_network_must_agree():
+    sizes = SIZES | {"levels": 3}
+    state = dict(TorchUNet(**sizes, groups=2).state_dict())
+    odd = TorchUNet(**sizes, groups=1).state_dict()
+    state |= {name: odd[name] for name in odd if name.startswith("decoder.0.0.attention")}
+    with pytest.raises(ValueError, match="different numbers of groups"):
+        porting.from_torch("attention_unet", state)
