@@ -385,9 +385,9 @@ class TestWithWindow:
         model = unet("shuffle", "both")
         local = model.with_window((5, 4))
         assert model.bottom.layers[0].attention.window is None
-        assert local.encoder[0].layers[0].attention.window == (5, 4)
-        assert local.decoder[0].layers[0].attention.window == (5, 4)
-        # Half of five rows is rounded up: a window never sees less than it did above.
+        # Five rows are no whole number at the bottom: rounded up to six, then halved.
+        assert local.encoder[0].layers[0].attention.window == (6, 4)
+        assert local.decoder[0].layers[0].attention.window == (6, 4)
         assert local.bottom.layers[0].attention.window == (3, 2)
         assert local.head.kernel is model.head.kernel
         again = local.with_window(None)
@@ -399,9 +399,10 @@ class TestWithWindow:
         for path, variable in nnx.to_flat_state(nnx.state(model)):
             if "attention" in path:
                 variable[...] += 0.5
-        x = jnp.asarray(np.random.default_rng(0).uniform(size=(1, 12, 10, 1)), jnp.float32)
+        x = jnp.asarray(np.random.default_rng(0).uniform(size=(1, 11, 9, 1)), jnp.float32)
         whole = quick_jit(model.__call__)(x)
-        covering, small = model.with_window((12, 10)), model.with_window((4, 4))
+        # The picture is padded to 12 x 10 inside; that is covered too.
+        covering, small = model.with_window((11, 9)), model.with_window((4, 4))
         chex.assert_trees_all_equal(quick_jit(covering.__call__)(x), whole)
         assert np.abs(quick_jit(small.__call__)(x) - whole).max() > 1e-4
 
