@@ -1,7 +1,7 @@
 """What each attention costs at the U-Net's four map sizes: parameters, FLOPs, time and memory.
 
     python -m benchmarks.attentions                     # a 128 x 128 picture, width 32, four levels
-    python -m benchmarks.attentions --size 64 --kinds shuffle danet --repeats 10
+    python -m benchmarks.attentions --size 64 --kinds shuffle danet --seconds 2
 
 Prints a table and writes DIR/attentions.json and DIR/attentions.png (DIR is benchmarks/results).
 Of what it measures:
@@ -9,9 +9,9 @@ Of what it measures:
 - parameters: numbers in the layer;
 - FLOPs: of the forward pass, by XLA's cost analysis, which counts a multiplication and an addition
   as two and leaves out exponentials (they are in the JSON, as `transcendentals`);
-- milliseconds: the shortest of several runs (half a second of them at least), of the forward pass
-  and of forward and backward together (gradients of parameters and map), compiled beforehand,
-  float32, one picture;
+- milliseconds: the shortest of the runs that fit into half a second (or of three), of the forward
+  pass and of forward and backward together (gradients of parameters and map), compiled
+  beforehand, float32, one picture;
 - megabytes: what XLA sets aside for forward and backward together: parameters, map, their
   gradients and all intermediate results.
 """
@@ -58,18 +58,18 @@ def device_name() -> str:
     return f"{model}, {cores} cores" if cores else model
 
 
-def shortest(function: Callable, *args, repeats: int) -> float:
-    """Milliseconds of the shortest of half a second of calls, and of `repeats` at least."""
+def shortest(function: Callable, *args, seconds: float) -> float:
+    """Milliseconds of the shortest of as many calls as take `seconds`, and of three at least."""
     jax.block_until_ready(function(*args))
     times: list[float] = []
-    while len(times) < repeats or sum(times) < 0.5:
+    while len(times) < 3 or sum(times) < seconds:
         start = time.perf_counter()
         jax.block_until_ready(function(*args))
         times.append(time.perf_counter() - start)
     return 1e3 * min(times)
 
 
-def measure(kind: str, options: dict[str, Any], size: int, features: int, repeats: int) -> dict:
+def measure(kind: str, options: dict[str, Any], size: int, features: int, seconds: float) -> dict:
     """Everything that is measured of one attention on one map."""
     layer = sa_flax.make_attention(kind, features, rngs=nnx.Rngs(0), **options)
     graphdef, state = nnx.split(layer)
@@ -95,8 +95,8 @@ def measure(kind: str, options: dict[str, Any], size: int, features: int, repeat
         "parameters": sum(leaf.size for leaf in jax.tree.leaves(state)),
         "flops": int(cost["flops"]),
         "transcendentals": int(cost.get("transcendentals", 0)),
-        "forward_ms": shortest(run, state, x, repeats=repeats),
-        "forward_backward_ms": shortest(train, state, x, repeats=repeats),
+        "forward_ms": shortest(run, state, x, seconds=seconds),
+        "forward_backward_ms": shortest(train, state, x, seconds=seconds),
         "bytes": needed.temp_size_in_bytes
         + needed.argument_size_in_bytes
         + needed.output_size_in_bytes,
@@ -155,7 +155,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--size", type=int, default=128, help="side of the picture, in pixels")
     parser.add_argument("--width", type=int, default=32, help="features at full resolution")
     parser.add_argument("--levels", type=int, default=4, help="resolutions of the U-Net")
-    parser.add_argument("--repeats", type=int, default=5, help="runs that are timed")
+    parser.add_argument("--seconds", type=float, default=0.5, help="how long each is timed")
     parser.add_argument("--kinds", nargs="+", choices=list(CASES), default=list(CASES))
     parser.add_argument("--output", type=pathlib.Path, default=pathlib.Path("benchmarks/results"))
     options = parser.parse_args(arguments)
@@ -164,7 +164,7 @@ def main(arguments: list[str] | None = None) -> None:
     for size, features in map_sizes(options.size, options.width, options.levels):
         for name in options.kinds:
             kind, given = CASES[name]
-            row = measure(kind, given, size, features, options.repeats)
+            row = measure(kind, given, size, features, options.seconds)
             results.append({"attention": name, **row})
     device = device_name()
     print(f"{device}; jax {jax.__version__}\n\n{table(results)}")
@@ -173,7 +173,7 @@ def main(arguments: list[str] | None = None) -> None:
         "device": device,
         "jax": jax.__version__,
         "numpy": np.__version__,
-        "repeats": options.repeats,
+        "seconds": options.seconds,
         "results": results,
     }
     (options.output / "attentions.json").write_text(json.dumps(report, indent=1) + "\n")

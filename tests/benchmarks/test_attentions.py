@@ -9,7 +9,7 @@ from benchmarks import attentions
 
 def test_it_writes_a_table_a_report_and_a_picture(tmp_path, capsys):
     attentions.main(
-        f"--size 8 --width 8 --levels 2 --repeats 1 --kinds eca danet --output {tmp_path}".split()
+        f"--size 8 --width 8 --levels 2 --seconds 0 --kinds eca danet --output {tmp_path}".split()
     )
     printed = capsys.readouterr().out
     report = json.loads((tmp_path / "attentions.json").read_text())
