@@ -14,6 +14,7 @@ from jaxtyping import Array, Float
 
 from sa_flax.functional.gating import SqueezeExciteParams, squeeze_excite
 from sa_flax.functional.shuffle_attention import (
+    Implementation,
     ShuffleAttentionParams,
     check_groups,
     fitting_groups,
@@ -34,6 +35,7 @@ class ShuffleAttention(nnx.Module):
       features: channels C of the map.
       groups: number of groups; 2 * groups must divide `features`.
       epsilon: added to the variance in the group norm.
+      implementation: which code computes it, see `sa_flax.functional.shuffle_attention`.
       param_dtype: dtype of the parameters.
       rngs: accepted as every layer does; nothing is drawn from it.
 
@@ -49,12 +51,14 @@ class ShuffleAttention(nnx.Module):
         *,
         groups: int = 8,
         epsilon: float = 1e-5,
+        implementation: Implementation | None = None,
         param_dtype: Dtype = jnp.float32,
         rngs: nnx.Rngs | None = None,
     ):
         check_groups(features, groups)
         k = features // (2 * groups)
         self.features, self.groups, self.epsilon = features, groups, epsilon
+        self.implementation = implementation
         self.channel_weight = nnx.Param(jnp.zeros((k,), param_dtype))
         self.channel_bias = nnx.Param(jnp.ones((k,), param_dtype))
         self.spatial_weight = nnx.Param(jnp.zeros((k,), param_dtype))
@@ -66,7 +70,13 @@ class ShuffleAttention(nnx.Module):
         params = ShuffleAttentionParams(
             *(getattr(self, name)[...] for name in ShuffleAttentionParams._fields)
         )
-        return shuffle_attention(x, params, groups=self.groups, epsilon=self.epsilon)
+        return shuffle_attention(
+            x,
+            params,
+            groups=self.groups,
+            epsilon=self.epsilon,
+            implementation=self.implementation,
+        )
 
 
 class SqueezeExcite(nnx.Module):
