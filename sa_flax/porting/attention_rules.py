@@ -68,9 +68,9 @@ def _shuffle_options(slots: Sequence[Slot]) -> dict[str, Any]:
 def _squeeze_excite_options(slots: Sequence[Slot]) -> dict[str, Any]:
     hidden = [(features, state["fc1.weight"].shape[0]) for features, state in slots]
     widest = max(features for features, _ in hidden)
-    for reduction in (16, *range(1, widest + 1)):
+    for reduction in (4, 16, *range(1, widest + 1)):
         if all(max(features // reduction, 1) == units for features, units in hidden):
-            return {} if reduction == 16 else {"reduction": reduction}
+            return {"reduction": reduction}
     raise UnknownWeightsError(
         f"no one reduction gives the hidden units of these squeeze-and-excitation layers "
         f"(channels, units): {sorted(set(hidden))}."

@@ -210,12 +210,12 @@ TWINS = {
             "norm_bias": ("gn.bias", _same),
         },
     ),
-    "squeeze_excite": (lambda: gating.SqueezeExcite(FEATURES), _gate_names(_dense)),
+    "squeeze_excite": (lambda: gating.SqueezeExcite(FEATURES, 4), _gate_names(_dense)),
     "eca": (lambda: gating.ECA(3), {"kernel": ("conv.weight", lambda k: k[None, None])}),
-    "cbam": (lambda: gating.CBAM(FEATURES), _gate_names(_dense) | _SPATIAL),
+    "cbam": (lambda: gating.CBAM(FEATURES, 4), _gate_names(_dense) | _SPATIAL),
     "sge": (lambda: gating.SGE(8), {"weight": ("weight", _same), "bias": ("bias", _same)}),
     "dual": (
-        lambda: gating.DualAttention(FEATURES),
+        lambda: gating.DualAttention(FEATURES, 4),
         _gate_names(_conv1x1) | _SPATIAL | _convolutions("merge"),
     ),
     "non_local": (
