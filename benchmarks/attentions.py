@@ -128,7 +128,7 @@ def picture(results: list[dict], device: str, path: pathlib.Path) -> None:
         "forward_backward_ms": ("milliseconds, forward and backward", 1.0),
         "bytes": ("megabytes, forward and backward", 1e-6),
     }
-    figure, axes = plt.subplots(1, 3, figsize=(14, 4.6), layout="constrained")
+    figure, axes = plt.subplots(1, 3, figsize=(15, 4.4), layout="constrained")
     names = list(dict.fromkeys(row["attention"] for row in results))
     for axis, (key, (label, scale)) in zip(axes, panels.items(), strict=True):
         for number, name in enumerate(names):
@@ -144,7 +144,13 @@ def picture(results: list[dict], device: str, path: pathlib.Path) -> None:
         axis.set_xlabel("positions x features of the map")
         axis.set_title(label, fontsize=10)
         axis.grid(alpha=0.3)
-    axes[0].legend(fontsize=7, title="solid: quadratic in the positions", title_fontsize=7)
+    figure.legend(
+        *axes[0].get_legend_handles_labels(),
+        loc="outside right center",
+        fontsize=8,
+        title="solid: quadratic in\nthe positions",
+        title_fontsize=8,
+    )
     figure.suptitle(f"Attentions at the U-Net's map sizes ({device})", fontsize=11)
     figure.savefig(path, dpi=110)
     plt.close(figure)
