@@ -28,8 +28,9 @@ AFFINITIES: tuple[Affinity, ...] = (
     "concatenation",
 )
 
-# Entries of the affinity matrix that are held at a time: 32 MB of float32.
-_BLOCK_ENTRIES = 2**23
+# Entries of the affinity matrix that are held at a time: 4 MB of float32, which stay in a CPU's
+# cache. Eight times as many took twice the time, half as many no less.
+_BLOCK_ENTRIES = 2**20
 
 
 def attend(
@@ -50,7 +51,7 @@ def attend(
     Args:
       queries, keys, values: (..., N, D), (..., M, D) and (..., M, E) with the same leading axes.
       weigh: what turns each row of scores into weights; softmax by default.
-      block_size: queries at a time. None takes as many as make 2^23 scores, over the whole batch.
+      block_size: queries at a time. None takes as many as make 2^20 scores, over the whole batch.
 
     Raises:
       ValueError: for shapes that do not fit together, or a block of less than one query.
