@@ -97,7 +97,10 @@ def build_from_torch(
                 f"these weights are not {name!r}: they have {option}={found[option]}, and {name!r} "
                 f"has {option}={value}."
             )
-    chosen = {key: value for key, value in found.items() if key not in implied} | dict(options)
+    chosen = {key: value for key, value in found.items() if key not in implied}
+    for key, value in options.items():
+        both = isinstance(value, Mapping) and isinstance(chosen.get(key), Mapping)
+        chosen[key] = {**chosen[key], **value} if both else value
     model = nnx.eval_shape(lambda: create_model(name, **chosen, rngs=nnx.Rngs(0)))
     _fill(model, state)
     model.eval()

@@ -21,11 +21,14 @@ def _forward(model, x):
     return model(x)
 
 
-@pytest.mark.parametrize("attention", sorted(ATTENTION_RULES))
-@pytest.mark.parametrize("attend", ["decoder", "both"])
-def test_there_and_back(attention, attend):
+def test_every_attention_has_rules():
+    assert sorted(ATTENTION_RULES) == sa_flax.list_attentions()
+
+
+@pytest.mark.parametrize("attention", sa_flax.list_attentions())
+def test_there_and_back(attention):
     with jax.enable_x64(True):
-        twin = TorchUNet(**SIZES, attention=attention, attend=attend).double()
+        twin = TorchUNet(**SIZES, attention=attention, attend="both").double()
         randomise(twin)
         model = porting.from_torch("attention_unet", twin.state_dict(), param_dtype="float64")
         x = np.random.default_rng(0).random((2, 8, 12, 3))
@@ -34,7 +37,7 @@ def test_there_and_back(attention, attend):
             np.testing.assert_allclose(out, nhwc(twin(nchw(x))), rtol=1e-10, atol=1e-10)
         arrays = porting.to_torch(model)
     assert arrays.keys() == twin.state_dict().keys()
-    fresh = TorchUNet(**SIZES, attention=attention, attend=attend).double()
+    fresh = TorchUNet(**SIZES, attention=attention, attend="both").double()
     fresh.load_state_dict(as_tensors(arrays), strict=True)
     for name, value in twin.state_dict().items():
         torch.testing.assert_close(fresh.state_dict()[name], value, rtol=0, atol=0)
@@ -59,6 +62,18 @@ def test_trained_here_used_there():
         {"attention": "shuffle", "attend": "decoder", "attention_options": {"groups": 2}},
         {"attention": "squeeze_excite", "attend": "both", "width": 32},
         {"attention": "squeeze_excite", "attend": "both", "attention_options": {"reduction": 4}},
+        {"attention": "eca", "attend": "both", "attention_options": {"kernel_size": 7}},
+        {"attention": "cbam", "attend": "both", "attention_options": {"kernel_size": 3}},
+        {"attention": "cbam", "attend": "both", "attention_options": {"reduction": 2}},
+        {"attention": "sge", "attend": "both", "attention_options": {"groups": 2}},
+        {"attention": "dual", "attend": "both", "attention_options": {"kernel_size": 3}},
+        {"attention": "non_local", "attend": "both", "attention_options": {"bottleneck": 3}},
+        *(
+            {"attention": "non_local", "attend": "both", "attention_options": {"affinity": kind}}
+            for kind in ("gaussian", "dot_product", "concatenation")
+        ),
+        {"attention": "self_attention", "attend": "both", "attention_options": {"reduction": 2}},
+        {"attention": "danet", "attend": "both", "attention_options": {"reduction": 2}},
         {"attention": "shuffle", "attend": "decoder", "noise_level": True, "channels": 1},
         {"attention": "shuffle", "attend": "decoder", "blocks": 3},
     ],
@@ -73,16 +88,32 @@ def test_weights_tell_the_options(options):
         np.testing.assert_array_equal(leaf[...], after[path][...])
     assert rebuilt.noise_level == model.noise_level
     assert rebuilt.channels == model.channels
-    for ours, theirs in zip(_groups(model), _groups(rebuilt), strict=True):
-        assert ours == theirs
+    assert _settings(model) == _settings(rebuilt)
 
 
-def _groups(model):
+def _settings(model):
+    """What weights don't hold by themselves, of every attention."""
+    names = ("groups", "affinity", "subsample", "epsilon")
     return [
-        layer.groups
+        {name: getattr(layer, name) for name in names if hasattr(layer, name)}
         for _, layer in nnx.iter_modules(model)
-        if isinstance(layer, sa_flax.ShuffleAttention)
     ]
+
+
+def test_options_that_weights_can_not_tell_are_given():
+    options = {"affinity": "dot_product", "subsample": 2}
+    model = drawn_model(
+        "attention_unet",
+        **SIZES,
+        attention="non_local",
+        attend="both",
+        attention_options=options,
+    )
+    rebuilt = porting.from_torch(
+        "attention_unet", porting.to_torch(model), attention_options={"subsample": 2}
+    )
+    assert rebuilt.bottom.layers[0].attention.subsample == 2
+    assert rebuilt.bottom.layers[0].attention.affinity == "dot_product"
 
 
 def test_weights_of_no_known_attention():
@@ -102,5 +133,5 @@ def test_every_group_number_of_one_network_must_agree():
     state = dict(TorchUNet(**sizes, groups=2).state_dict())
     odd = TorchUNet(**sizes, groups=1).state_dict()
     state |= {name: odd[name] for name in odd if name.startswith("decoder.0.0.attention")}
-    with pytest.raises(ValueError, match="different numbers of groups"):
+    with pytest.raises(ValueError, match=r"groups \[.*load_torch"):
         porting.from_torch("attention_unet", state)
