@@ -98,6 +98,12 @@ def _assert_holds(model, state):
 def test_sizes_that_no_network_has():
     with pytest.raises(porting.UnknownWeightsError, match="depth must be at least 2"):
         porting.from_torch("dncnn", {"dncnn.0.weight": np.ones((4, 1, 3, 3), "f4")})
+    unet = {"head.weight": np.ones((3, 1, 3, 3)), "tail.weight": np.ones((1, 3, 3, 3))}
+    unet["bottom.0.conv2.weight"] = np.ones((3, 3, 3, 3))
+    for name in ("cweight", "cbias", "sweight", "sbias", "gn.weight", "gn.bias"):
+        unet[f"bottom.0.attention.{name}"] = np.ones((1, 0, 1, 1))
+    with pytest.raises(porting.UnknownWeightsError):
+        porting.from_torch("attention_unet", unet)
     odd = {
         "conv1.weight": np.ones((8, 3, 7, 7), "f4"),
         "layer1.0.sa.cweight": np.ones((1, 0, 1, 1)),
