@@ -1,5 +1,9 @@
 """The attention U-Net's weights go to PyTorch and back, for every kind of attention with rules."""
 
+import inspect
+import re
+from pathlib import Path
+
 import jax
 import numpy as np
 import pytest
@@ -10,15 +14,21 @@ import sa_flax
 from sa_flax import porting
 from sa_flax.porting.attention_rules import ATTENTION_RULES
 from sa_flax.porting.convert import model_leaves
+from sa_flax.porting.torch_unet import AttentionUNet as ShippedUNet
 from tests.torch_reference.unet import AttentionUNet as TorchUNet
 from tests.torch_reference.weights import as_tensors, drawn_model, nchw, nhwc, randomise
 
 SIZES = {"channels": 3, "width": 8, "levels": 2, "blocks": 1}
 
 
-@nnx.jit
-def _forward(model, x):
-    return model(x)
+def _forward(model, *inputs):
+    graph, state = nnx.split(model)
+    # Compiled in a hurry: most of the time of these tests would go into it.
+    run = jax.jit(
+        lambda state, *inputs: nnx.merge(graph, state)(*inputs),
+        compiler_options={"xla_backend_optimization_level": 0},
+    )
+    return run(state, *inputs)
 
 
 def test_every_attention_has_rules():
@@ -135,3 +145,67 @@ def test_every_group_number_of_one_network_must_agree():
     state |= {name: odd[name] for name in odd if name.startswith("decoder.0.0.attention")}
     with pytest.raises(ValueError, match=r"groups \[.*load_torch"):
         porting.from_torch("attention_unet", state)
+
+
+KINDS_AND_OPTIONS = [
+    *((kind, {}) for kind in sa_flax.list_attentions()),
+    ("shuffle", {"groups": 2}),
+    ("squeeze_excite", {"reduction": 2}),
+    ("eca", {"kernel_size": 5}),
+    ("cbam", {"reduction": 2, "kernel_size": 3}),
+    ("sge", {"groups": 4}),
+    ("dual", {"reduction": 2, "kernel_size": 3}),
+    ("non_local", {"bottleneck": 3, "subsample": 2}),
+    ("non_local", {"affinity": "gaussian"}),
+    ("non_local", {"affinity": "dot_product"}),
+    ("non_local", {"affinity": "concatenation"}),
+]
+
+
+@pytest.mark.parametrize(("attention", "options"), KINDS_AND_OPTIONS)
+def test_the_shipped_network_equals_ours(attention, options):
+    """Every attention with every option, in the bottom of a network with a single level."""
+    sizes = {"channels": 1, "width": 8, "levels": 1, "attend": "both", "attention": attention}
+    theirs = randomise(ShippedUNet(**sizes, attention_options=options).double())
+    told = {"subsample": options["subsample"]} if "subsample" in options else {}
+    with jax.enable_x64(True):
+        model = porting.from_torch(
+            "attention_unet",
+            theirs.state_dict(),
+            param_dtype="float64",
+            **({"attention_options": told} if told else {}),
+        )
+        x = np.random.default_rng(0).random((2, 5, 7, 1))
+        with torch.no_grad():
+            expected = nhwc(theirs(nchw(x)))
+        np.testing.assert_allclose(_forward(model, x), expected, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("size", [(1, 9), (2, 3), (6, 11)])
+def test_the_shipped_network_takes_any_size_and_a_noise_level(size):
+    sizes = {"channels": 3, "width": 4, "levels": 4, "attention": "none", "noise_level": True}
+    theirs = randomise(ShippedUNet(**sizes).double())
+    x, sigma = np.random.default_rng(0).random((2, *size, 3)), np.array([0.1, 0.2])
+    with torch.no_grad():
+        expected = nhwc(theirs(nchw(x), torch.from_numpy(sigma)))
+    with jax.enable_x64(True):
+        model = porting.from_torch("attention_unet", theirs.state_dict(), param_dtype="float64")
+        np.testing.assert_allclose(_forward(model, x, sigma), expected, rtol=1e-10, atol=1e-10)
+    with pytest.raises(ValueError, match="sigma"):
+        theirs(nchw(x))
+
+
+@pytest.mark.parametrize("attention", sa_flax.list_attentions())
+def test_the_shipped_network_has_the_twins_names_and_values(attention):
+    sizes = SIZES | {"attention": attention, "attend": "decoder"}
+    twin, shipped = TorchUNet(**sizes), ShippedUNet(**sizes)
+    shipped.load_state_dict(randomise(twin).state_dict(), strict=True)
+    x = nchw(np.random.default_rng(0).random((1, 8, 12, 3), np.float32))
+    with torch.no_grad():
+        torch.testing.assert_close(shipped(x), twin(x), rtol=1e-5, atol=1e-5)
+
+
+def test_the_shipped_file_needs_only_torch():
+    source = Path(inspect.getsourcefile(ShippedUNet)).read_text()
+    imported = re.findall(r"^(?:import|from) (\w+)", source, flags=re.MULTILINE)
+    assert set(imported) == {"math", "torch"}
