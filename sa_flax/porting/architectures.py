@@ -190,7 +190,7 @@ def _sa_resnet_tables(model: SAResNet) -> tuple[RuleTable, ...]:
 
 def _sa_resnet_options(state: State) -> Options:
     first, gate = state.get("conv1.weight"), state.get("layer1.0.sa.cweight")
-    if first is None or gate is None or first.ndim != 4:
+    if first is None or gate is None or first.ndim != 4 or not gate.size:
         raise UnknownWeightsError(
             "not SA-ResNet's weights: conv1.weight and layer1.0.sa.cweight are not both there."
         )

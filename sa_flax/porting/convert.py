@@ -9,7 +9,7 @@ import numpy as np
 from flax import nnx
 
 from sa_flax.models.registry import create_model, model_class
-from sa_flax.porting.architectures import architecture_of, rule_tables
+from sa_flax.porting.architectures import Architecture, architecture_of, rule_tables
 from sa_flax.porting.attention_rules import UnknownWeightsError
 from sa_flax.porting.checkpoints import as_arrays, read_checkpoint
 from sa_flax.porting.rules import PortingError, to_flax
@@ -20,6 +20,14 @@ Source = str | os.PathLike[str] | Mapping[str, Any]
 
 def _read(source: Source) -> dict[str, np.ndarray]:
     return as_arrays(source) if isinstance(source, Mapping) else read_checkpoint(source)
+
+
+def _without_common_name(state: Mapping[str, np.ndarray]) -> dict[str, np.ndarray] | None:
+    """`state` without the first name that all its entries share, e.g. "model." or "net."."""
+    firsts = {name.partition(".")[0] for name in state}
+    if len(firsts) != 1 or not all("." in name for name in state):
+        return None
+    return {name.partition(".")[2]: array for name, array in state.items()}
 
 
 def model_leaves(model: nnx.Module) -> dict[str, nnx.Variable]:
@@ -36,7 +44,8 @@ def load_torch(model: nnx.Module, source: Source) -> None:
         (training or evaluation) stays.
       source: a .pth, .pth.tar, .pt or .safetensors file, or a mapping of names to PyTorch, NumPy or
         JAX arrays. `state_dict`, `params`, `params_ema` and `model` wrappers and the `module.`
-        prefix are taken off.
+        prefix are taken off, and so is another name in front of all (`model.`, `net.`) where the
+        architecture's names stand behind it.
 
     Raises:
       PortingError: where anything is left over, missing, claimed twice or of the wrong shape; all
@@ -49,20 +58,36 @@ def load_torch(model: nnx.Module, source: Source) -> None:
 
 def _fill(model: nnx.Module, state: Mapping[str, np.ndarray]) -> None:
     leaves = model_leaves(model)
+    shapes = {path: leaf.get_value() for path, leaf in leaves.items()}
     failures = []
-    for table in rule_tables(model):
-        try:
-            arrays = to_flax(
-                table, state, {path: leaf.get_value() for path, leaf in leaves.items()}
-            )
-        except PortingError as error:
-            failures.append(error)
-            continue
-        for path, array in arrays.items():
-            leaves[path].set_value(jnp.asarray(array))
-        return
-    # The table that nearly fits tells most.
+    for names in filter(None, (state, _without_common_name(state))):
+        for table in rule_tables(model):
+            try:
+                arrays = to_flax(table, names, shapes)
+            except PortingError as error:
+                failures.append(error)
+                continue
+            for path, array in arrays.items():
+                leaves[path].set_value(jnp.asarray(array))
+            return
+    # The attempt that nearly fits tells most.
     raise min(failures, key=lambda error: error.count)
+
+
+def _implied_options(architecture: Architecture, state: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    """What the weights say of the network, also behind a name that stands in front of all."""
+    failures = []
+    for names in filter(None, (state, _without_common_name(state))):
+        try:
+            return architecture.options(names)
+        except UnknownWeightsError as error:
+            failures.append(error)
+        except (ValueError, IndexError, KeyError, ZeroDivisionError) as error:
+            failures.append(
+                UnknownWeightsError("arrays of these shapes make up no network of this kind.")
+            )
+            failures[-1].__cause__ = error
+    raise failures[0]
 
 
 def from_torch(name: str, source: Source, **options: Any) -> nnx.Module:
@@ -90,15 +115,23 @@ def build_from_torch(
     """As `from_torch`; also returns the options that the network was built with."""
     cls, implied = model_class(name)
     state = _read(source)
-    found = architecture_of(cls).options(state)
+    found = _implied_options(architecture_of(cls), state)
     for option, value in implied.items():
         if option in found and found[option] != value:
             raise UnknownWeightsError(
                 f"these weights are not {name!r}: they have {option}={found[option]}, and {name!r} "
                 f"has {option}={value}."
             )
-    chosen = {key: value for key, value in found.items() if key not in implied} | dict(options)
-    model = nnx.eval_shape(lambda: create_model(name, **chosen, rngs=nnx.Rngs(0)))
+    chosen = {key: value for key, value in found.items() if key not in implied}
+    for key, value in options.items():
+        both = isinstance(value, Mapping) and isinstance(chosen.get(key), Mapping)
+        chosen[key] = {**chosen[key], **value} if both else value
+    try:
+        model = nnx.eval_shape(lambda: create_model(name, **chosen, rngs=nnx.Rngs(0)))
+    except ValueError as error:
+        raise UnknownWeightsError(
+            f"a {name!r} can't be built with {chosen}, the sizes of these weights: {error}"
+        ) from error
     _fill(model, state)
     model.eval()
     return model, chosen

@@ -78,6 +78,40 @@ def test_the_nearest_naming_scheme_is_reported():
     assert caught.value.unfilled == ["convs.2.bias (4,)"]
 
 
+@pytest.mark.parametrize("front", ["net.", "model.", "dncnn."])
+def test_another_name_in_front_of_all_is_taken_off(front):
+    state = _twin().state_dict()
+    source = {"state_dict": {front + name: value for name, value in state.items()}}
+    model = porting.from_torch("dncnn", source)
+    _assert_holds(model, state)
+    other = _model()
+    porting.load_torch(other, source)
+    _assert_holds(other, state)
+
+
+def _assert_holds(model, state):
+    arrays = porting.to_torch(model)
+    for name, value in state.items():
+        np.testing.assert_array_equal(arrays[name], value.numpy())
+
+
+def test_sizes_that_no_network_has():
+    with pytest.raises(porting.UnknownWeightsError, match="depth must be at least 2"):
+        porting.from_torch("dncnn", {"dncnn.0.weight": np.ones((4, 1, 3, 3), "f4")})
+    unet = {"head.weight": np.ones((3, 1, 3, 3)), "tail.weight": np.ones((1, 3, 3, 3))}
+    unet["bottom.0.conv2.weight"] = np.ones((3, 3, 3, 3))
+    for name in ("cweight", "cbias", "sweight", "sbias", "gn.weight", "gn.bias"):
+        unet[f"bottom.0.attention.{name}"] = np.ones((1, 0, 1, 1))
+    with pytest.raises(porting.UnknownWeightsError):
+        porting.from_torch("attention_unet", unet)
+    odd = {
+        "conv1.weight": np.ones((8, 3, 7, 7), "f4"),
+        "layer1.0.sa.cweight": np.ones((1, 0, 1, 1)),
+    }
+    with pytest.raises(porting.UnknownWeightsError):
+        porting.from_torch("sa_resnet50", odd)
+
+
 def test_mixed_naming_schemes_are_refused():
     state = dict(_twin().state_dict())
     state["model.0.weight"] = state.pop("dncnn.0.weight")

@@ -1,5 +1,9 @@
 """The attention U-Net's weights go to PyTorch and back, for every kind of attention with rules."""
 
+import inspect
+import re
+from pathlib import Path
+
 import jax
 import numpy as np
 import pytest
@@ -10,22 +14,31 @@ import sa_flax
 from sa_flax import porting
 from sa_flax.porting.attention_rules import ATTENTION_RULES
 from sa_flax.porting.convert import model_leaves
+from sa_flax.porting.torch_unet import AttentionUNet as ShippedUNet
 from tests.torch_reference.unet import AttentionUNet as TorchUNet
 from tests.torch_reference.weights import as_tensors, drawn_model, nchw, nhwc, randomise
 
 SIZES = {"channels": 3, "width": 8, "levels": 2, "blocks": 1}
 
 
-@nnx.jit
-def _forward(model, x):
-    return model(x)
+def _forward(model, *inputs):
+    graph, state = nnx.split(model)
+    # Compiled in a hurry: most of the time of these tests would go into it.
+    run = jax.jit(
+        lambda state, *inputs: nnx.merge(graph, state)(*inputs),
+        compiler_options={"xla_backend_optimization_level": 0},
+    )
+    return run(state, *inputs)
 
 
-@pytest.mark.parametrize("attention", sorted(ATTENTION_RULES))
-@pytest.mark.parametrize("attend", ["decoder", "both"])
-def test_there_and_back(attention, attend):
+def test_every_attention_has_rules():
+    assert sorted(ATTENTION_RULES) == sa_flax.list_attentions()
+
+
+@pytest.mark.parametrize("attention", sa_flax.list_attentions())
+def test_there_and_back(attention):
     with jax.enable_x64(True):
-        twin = TorchUNet(**SIZES, attention=attention, attend=attend).double()
+        twin = TorchUNet(**SIZES, attention=attention, attend="both").double()
         randomise(twin)
         model = porting.from_torch("attention_unet", twin.state_dict(), param_dtype="float64")
         x = np.random.default_rng(0).random((2, 8, 12, 3))
@@ -34,7 +47,7 @@ def test_there_and_back(attention, attend):
             np.testing.assert_allclose(out, nhwc(twin(nchw(x))), rtol=1e-10, atol=1e-10)
         arrays = porting.to_torch(model)
     assert arrays.keys() == twin.state_dict().keys()
-    fresh = TorchUNet(**SIZES, attention=attention, attend=attend).double()
+    fresh = TorchUNet(**SIZES, attention=attention, attend="both").double()
     fresh.load_state_dict(as_tensors(arrays), strict=True)
     for name, value in twin.state_dict().items():
         torch.testing.assert_close(fresh.state_dict()[name], value, rtol=0, atol=0)
@@ -58,7 +71,19 @@ def test_trained_here_used_there():
         {"attention": "shuffle", "attend": "both", "levels": 1},
         {"attention": "shuffle", "attend": "decoder", "attention_options": {"groups": 2}},
         {"attention": "squeeze_excite", "attend": "both", "width": 32},
-        {"attention": "squeeze_excite", "attend": "both", "attention_options": {"reduction": 4}},
+        {"attention": "squeeze_excite", "attend": "both", "attention_options": {"reduction": 2}},
+        {"attention": "eca", "attend": "both", "attention_options": {"kernel_size": 7}},
+        {"attention": "cbam", "attend": "both", "attention_options": {"kernel_size": 3}},
+        {"attention": "cbam", "attend": "both", "attention_options": {"reduction": 2}},
+        {"attention": "sge", "attend": "both", "attention_options": {"groups": 2}},
+        {"attention": "dual", "attend": "both", "attention_options": {"kernel_size": 3}},
+        {"attention": "non_local", "attend": "both", "attention_options": {"bottleneck": 3}},
+        *(
+            {"attention": "non_local", "attend": "both", "attention_options": {"affinity": kind}}
+            for kind in ("gaussian", "dot_product", "concatenation")
+        ),
+        {"attention": "self_attention", "attend": "both", "attention_options": {"reduction": 2}},
+        {"attention": "danet", "attend": "both", "attention_options": {"reduction": 2}},
         {"attention": "shuffle", "attend": "decoder", "noise_level": True, "channels": 1},
         {"attention": "shuffle", "attend": "decoder", "blocks": 3},
     ],
@@ -73,16 +98,32 @@ def test_weights_tell_the_options(options):
         np.testing.assert_array_equal(leaf[...], after[path][...])
     assert rebuilt.noise_level == model.noise_level
     assert rebuilt.channels == model.channels
-    for ours, theirs in zip(_groups(model), _groups(rebuilt), strict=True):
-        assert ours == theirs
+    assert _settings(model) == _settings(rebuilt)
 
 
-def _groups(model):
+def _settings(model):
+    """What weights don't hold by themselves, of every attention."""
+    names = ("groups", "affinity", "subsample", "epsilon")
     return [
-        layer.groups
+        {name: getattr(layer, name) for name in names if hasattr(layer, name)}
         for _, layer in nnx.iter_modules(model)
-        if isinstance(layer, sa_flax.ShuffleAttention)
     ]
+
+
+def test_options_that_weights_can_not_tell_are_given():
+    options = {"affinity": "dot_product", "subsample": 2}
+    model = drawn_model(
+        "attention_unet",
+        **SIZES,
+        attention="non_local",
+        attend="both",
+        attention_options=options,
+    )
+    rebuilt = porting.from_torch(
+        "attention_unet", porting.to_torch(model), attention_options={"subsample": 2}
+    )
+    assert rebuilt.bottom.layers[0].attention.subsample == 2
+    assert rebuilt.bottom.layers[0].attention.affinity == "dot_product"
 
 
 def test_weights_of_no_known_attention():
@@ -102,5 +143,69 @@ def test_every_group_number_of_one_network_must_agree():
     state = dict(TorchUNet(**sizes, groups=2).state_dict())
     odd = TorchUNet(**sizes, groups=1).state_dict()
     state |= {name: odd[name] for name in odd if name.startswith("decoder.0.0.attention")}
-    with pytest.raises(ValueError, match="different numbers of groups"):
+    with pytest.raises(ValueError, match=r"groups \[.*load_torch"):
         porting.from_torch("attention_unet", state)
+
+
+KINDS_AND_OPTIONS = [
+    *((kind, {}) for kind in sa_flax.list_attentions()),
+    ("shuffle", {"groups": 2}),
+    ("squeeze_excite", {"reduction": 2}),
+    ("eca", {"kernel_size": 5}),
+    ("cbam", {"reduction": 2, "kernel_size": 3}),
+    ("sge", {"groups": 4}),
+    ("dual", {"reduction": 2, "kernel_size": 3}),
+    ("non_local", {"bottleneck": 3, "subsample": 2}),
+    ("non_local", {"affinity": "gaussian"}),
+    ("non_local", {"affinity": "dot_product"}),
+    ("non_local", {"affinity": "concatenation"}),
+]
+
+
+@pytest.mark.parametrize(("attention", "options"), KINDS_AND_OPTIONS)
+def test_the_shipped_network_equals_ours(attention, options):
+    """Every attention with every option, in the bottom of a network with a single level."""
+    sizes = {"channels": 1, "width": 8, "levels": 1, "attend": "both", "attention": attention}
+    theirs = randomise(ShippedUNet(**sizes, attention_options=options).double())
+    told = {"subsample": options["subsample"]} if "subsample" in options else {}
+    with jax.enable_x64(True):
+        model = porting.from_torch(
+            "attention_unet",
+            theirs.state_dict(),
+            param_dtype="float64",
+            **({"attention_options": told} if told else {}),
+        )
+        x = np.random.default_rng(0).random((2, 5, 7, 1))
+        with torch.no_grad():
+            expected = nhwc(theirs(nchw(x)))
+        np.testing.assert_allclose(_forward(model, x), expected, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("size", [(1, 9), (2, 3), (6, 11)])
+def test_the_shipped_network_takes_any_size_and_a_noise_level(size):
+    sizes = {"channels": 3, "width": 4, "levels": 4, "attention": "none", "noise_level": True}
+    theirs = randomise(ShippedUNet(**sizes).double())
+    x, sigma = np.random.default_rng(0).random((2, *size, 3)), np.array([0.1, 0.2])
+    with torch.no_grad():
+        expected = nhwc(theirs(nchw(x), torch.from_numpy(sigma)))
+    with jax.enable_x64(True):
+        model = porting.from_torch("attention_unet", theirs.state_dict(), param_dtype="float64")
+        np.testing.assert_allclose(_forward(model, x, sigma), expected, rtol=1e-10, atol=1e-10)
+    with pytest.raises(ValueError, match="sigma"):
+        theirs(nchw(x))
+
+
+@pytest.mark.parametrize("attention", sa_flax.list_attentions())
+def test_the_shipped_network_has_the_twins_names_and_values(attention):
+    sizes = SIZES | {"attention": attention, "attend": "decoder"}
+    twin, shipped = TorchUNet(**sizes), ShippedUNet(**sizes)
+    shipped.load_state_dict(randomise(twin).state_dict(), strict=True)
+    x = nchw(np.random.default_rng(0).random((1, 8, 12, 3), np.float32))
+    with torch.no_grad():
+        torch.testing.assert_close(shipped(x), twin(x), rtol=1e-5, atol=1e-5)
+
+
+def test_the_shipped_file_needs_only_torch():
+    source = Path(inspect.getsourcefile(ShippedUNet)).read_text()
+    imported = re.findall(r"^(?:import|from) (\w+)", source, flags=re.MULTILINE)
+    assert set(imported) == {"math", "torch"}

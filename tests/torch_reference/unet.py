@@ -4,15 +4,35 @@ Parameter names follow the Flax network's: head, encoder.L.B.conv1, encoder.L.B.
 down.L.conv, bottom.B.conv1, up.L.conv, decoder.L.B.conv2, tail.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional as F
 
+from tests.torch_reference import affinity, gating
 from tests.torch_reference.shuffle_attention import ShuffleAttention
-from tests.torch_reference.squeeze_excite import SqueezeExcite
+
+
+def _groups(features: int, parts: int) -> int:
+    """The largest number of groups up to 8 that splits the features into whole parts."""
+    return max(g for g in range(1, 9) if features % (parts * g) == 0)
+
+
+# kind -> the layer with the sizes that it has without options
+_ATTENTIONS: dict[str, Callable[[int], nn.Module]] = {
+    "none": lambda c: nn.Identity(),
+    "shuffle": lambda c: ShuffleAttention(c, _groups(c, 2)),
+    "squeeze_excite": gating.SqueezeExcite,
+    "eca": lambda c: gating.ECA(3 if c < 128 else 5),
+    "cbam": gating.CBAM,
+    "sge": lambda c: gating.SGE(_groups(c, 1)),
+    "dual": gating.DualAttention,
+    "non_local": lambda c: affinity.NonLocal(c, max(c // 2, 1)),
+    "self_attention": lambda c: affinity.SelfAttention(c, max(c // 8, 1), max(c // 2, 1)),
+    "danet": lambda c: affinity.DANet(c, max(c // 8, 1)),
+}
 
 
 def _conv3x3(features_in: int, features_out: int) -> nn.Conv2d:
@@ -26,16 +46,10 @@ class ResidualBlock(nn.Module):
         super().__init__()
         self.conv1 = _conv3x3(features, features)
         self.conv2 = _conv3x3(features, features)
-        if attention == "none":
-            self.attention = nn.Identity()
-        elif attention == "shuffle":
-            if groups is None:  # the largest up to 8 that fits
-                groups = max(g for g in range(1, 9) if features % (2 * g) == 0)
+        if attention == "shuffle" and groups is not None:
             self.attention = ShuffleAttention(features, groups)
-        elif attention == "squeeze_excite":
-            self.attention = SqueezeExcite(features)
         else:
-            raise ValueError(f"the twin has no attention {attention!r}")
+            self.attention = _ATTENTIONS[attention](features)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return x + self.attention(self.conv2(F.relu(self.conv1(x))))
