@@ -9,6 +9,7 @@ Read from top to bottom: parse, build, train, evaluate, save. Running the same c
 on where the run stopped.
 """
 
+import contextlib
 import functools
 import json
 import resource
@@ -67,15 +68,15 @@ def train(config: Config, output: Path, *, resume: bool) -> int:
 
         log = logging.RunLog(output, steps=config.steps, start=progress.step)
         denoiser = Denoiser(nnx.merge(graphdef, state.ema, state.rest))
-        stopped_by = run.catch_signals()
-        try:
+        with (
+            contextlib.closing(log),
+            contextlib.closing(checkpoints),
+            run.catch_signals() as stopped_by,
+        ):
             state, progress = fit(
                 config, mesh, graphdef, optimizer, state, progress, train_set, validation_set,
                 denoiser, checkpoints, log, output, stopped_by,
             )  # fmt: skip
-        finally:
-            log.close()
-            checkpoints.close()
         logging.save_learning_curve(output)
         if stopped_by:
             print(f"stopped at step {progress.step}; the same command goes on from there.")

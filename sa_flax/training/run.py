@@ -89,8 +89,9 @@ def _compare(earlier: Path, config: Config, output: Path) -> list[str]:
     return [f"{name}: {old} -> {new}" for name, (old, new) in changed.items()]
 
 
-def catch_signals() -> list[int]:
-    """From now on Ctrl-C and SIGTERM only note themselves in the list that is returned.
+@contextlib.contextmanager
+def catch_signals() -> Iterator[list[int]]:
+    """Inside, Ctrl-C and SIGTERM only note themselves in the list that is yielded.
 
     The loop looks at it after every step. A second Ctrl-C interrupts at once.
     """
@@ -103,9 +104,13 @@ def catch_signals() -> list[int]:
         caught.append(number)
         print("\nstopping: saving a checkpoint after this step", file=sys.stderr, flush=True)
 
-    signal.signal(signal.SIGINT, note)
-    signal.signal(signal.SIGTERM, note)
-    return caught
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    before = [signal.signal(number, note) for number in numbers]
+    try:
+        yield caught
+    finally:
+        for number, handler in zip(numbers, before, strict=True):
+            signal.signal(number, handler)
 
 
 def fetch_means(pending: Sequence[dict[str, jax.Array]], *, last_step: int) -> dict[str, float]:
@@ -174,16 +179,18 @@ def facts(
 def versions() -> dict[str, Any]:
     """What made a result: packages, Python, device, and the git revision where there is one."""
     packages = ("sa_flax", "jax", "jaxlib", "flax", "optax", "grain", "orbax-checkpoint")
-    git = subprocess.run(
-        ["git", "rev-parse", "HEAD"],
-        cwd=Path(__file__).parent,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
     return {
         "versions": {name: importlib.metadata.version(name) for name in packages},
         "python": platform.python_version(),
         "device": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
-        "git_revision": git.stdout.strip() or None,
+        "git_revision": _git_revision(),
     }
+
+
+def _git_revision() -> str | None:
+    """The revision of the checkout that sa_flax runs from; None for an installed package."""
+    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None
