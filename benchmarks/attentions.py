@@ -3,7 +3,7 @@
     python -m benchmarks.attentions                     # a 128 x 128 picture, width 32, four levels
     python -m benchmarks.attentions --size 64 --kinds shuffle danet --seconds 2
 
-Prints a table and writes DIR/attentions.json and DIR/attentions.png (DIR is benchmarks/results).
+Prints a table and writes it, and a picture, to benchmarks/results/attentions-DEVICE.json and .png.
 Of what it measures:
 
 - parameters: numbers in the layer;
@@ -18,6 +18,7 @@ Of what it measures:
 
 import argparse
 import json
+import os
 import pathlib
 import platform
 import time
@@ -44,18 +45,28 @@ def map_sizes(size: int, width: int, levels: int) -> list[tuple[int, int]]:
     return [(size // 2**level, width * 2**level) for level in range(levels)]
 
 
+def cores() -> int:
+    """Processors that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def device_name() -> str:
-    """The accelerator, or the processor and how many cores of it there are."""
+    """The accelerator, or the processor and how many cores of it there are to use."""
     device = jax.devices()[0]
     if device.platform != "cpu":
         return device.device_kind
-    model, cores = platform.processor() or platform.machine(), 0
-    cpuinfo = pathlib.Path("/proc/cpuinfo")
+    model, cpuinfo = platform.processor() or platform.machine(), pathlib.Path("/proc/cpuinfo")
     if cpuinfo.exists():
         lines = cpuinfo.read_text().splitlines()
         models = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-        model, cores = (models[0], len(models)) if models else (model, 0)
-    return f"{model}, {cores} cores" if cores else model
+        model = models[0] if models else model
+    return f"{model}, {cores()} cores"
+
+
+def file_name() -> str:
+    """Results of different devices stand side by side."""
+    where = jax.default_backend()
+    return f"attentions-{where}" + (f"-{cores()}-core" if where == "cpu" else "")
 
 
 def shortest(function: Callable, *args, seconds: float) -> float:
@@ -180,10 +191,12 @@ def main(arguments: list[str] | None = None) -> None:
         "jax": jax.__version__,
         "numpy": np.__version__,
         "seconds": options.seconds,
+        "load_average": os.getloadavg()[0],
         "results": results,
     }
-    (options.output / "attentions.json").write_text(json.dumps(report, indent=1) + "\n")
-    picture(results, device, options.output / "attentions.png")
+    path = options.output / f"{file_name()}.json"
+    path.write_text(json.dumps(report, indent=1) + "\n")
+    picture(results, device, path.with_suffix(".png"))
 
 
 if __name__ == "__main__":

@@ -12,7 +12,8 @@ def test_it_writes_a_table_a_report_and_a_picture(tmp_path, capsys):
         f"--size 8 --width 8 --levels 2 --seconds 0 --kinds eca danet --output {tmp_path}".split()
     )
     printed = capsys.readouterr().out
-    report = json.loads((tmp_path / "attentions.json").read_text())
+    path = tmp_path / f"{attentions.file_name()}.json"
+    report = json.loads(path.read_text())
     assert report["device"] in printed
     rows = {(row["attention"], row["size"]): row for row in report["results"]}
     assert rows.keys() == {("eca", 8), ("eca", 4), ("danet", 8), ("danet", 4)}
@@ -26,7 +27,7 @@ def test_it_writes_a_table_a_report_and_a_picture(tmp_path, capsys):
             attended = 2 * positions * positions * (depth + features)
             assert attended < row["flops"] < 2 * attended + 20 * positions * features**2
     assert rows["eca", 8]["parameters"] == 3
-    assert (tmp_path / "attentions.png").stat().st_size > 10_000
+    assert path.with_suffix(".png").stat().st_size > 10_000
 
 
 def test_sizes_are_those_of_the_network():
