@@ -1,4 +1,4 @@
-"""How JAX computes on CPUs, settled before it starts. Imports neither JAX nor anything else heavy."""
+"""How JAX computes on CPUs, settled before it starts. Imports neither JAX nor much else."""
 
 import ctypes
 import importlib.metadata

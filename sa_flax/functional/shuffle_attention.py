@@ -5,7 +5,7 @@ Zhang and Yang, "SA-Net: Shuffle Attention for Deep Convolutional Neural Network
 https://arxiv.org/abs/2102.00240. Maps are channels-last, (..., H, W, C).
 """
 
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
@@ -140,7 +140,7 @@ def _check_shuffle(features: int, groups: int) -> None:
         )
 
 
-Implementation = Literal["textbook", "fused"]
+Implementation = Literal["textbook", "fused", "pallas"]
 
 
 def shuffle_attention(
@@ -166,14 +166,16 @@ def shuffle_attention(
       groups: number of groups; 2 * groups must divide C. The paper uses 64 for classifiers.
       epsilon: added to the variance in the group norm.
       implementation: "textbook" composes the functions of this module, as written above; "fused"
-        gives the same in fewer passes over the map; None chooses.
+        gives the same in fewer passes over the map; "pallas" is "fused" with a kernel for the
+        forward pass, for maps of which a pair of channels fits into fast memory; None chooses:
+        "fused", until a benchmark shows another to be faster on some platform.
 
     Returns:
       A map of x's shape and dtype.
 
     Raises:
       ValueError: where C is not divisible by 2 * groups (the groups that fit are listed), the
-        vectors do not have length k, or the implementation is unknown.
+        vectors do not have length k, the implementation is unknown, or it cannot do this size.
     """
     check_groups(x.shape[-1], groups)
     k = x.shape[-1] // (2 * groups)
@@ -183,12 +185,16 @@ def shuffle_attention(
                 f"{name} has shape {vector.shape}; {x.shape[-1]} channels in {groups} groups need "
                 f"vectors of length C / (2 groups) = {k}."
             )
-    if implementation not in (None, "textbook", "fused"):
+    if implementation not in (None, *get_args(Implementation)):
         raise ValueError(
-            f"implementation must be None, 'textbook' or 'fused'; got {implementation!r}."
+            f"implementation must be None or one of {', '.join(get_args(Implementation))}; got "
+            f"{implementation!r}."
         )
-    run = textbook_shuffle_attention if implementation == "textbook" else fused_shuffle_attention
-    return run(x, params, groups=groups, epsilon=epsilon)
+    if implementation == "textbook":
+        return textbook_shuffle_attention(x, params, groups=groups, epsilon=epsilon)
+    return fused_shuffle_attention(
+        x, params, groups=groups, epsilon=epsilon, kernel=implementation == "pallas"
+    )
 
 
 def textbook_shuffle_attention(
