@@ -85,7 +85,7 @@ def torch_runs(attention, weights, noisy, clean, picture, *, compiled, memory_fo
         loss = torch.mean((apply_trained(noisy) - clean) ** 2)
         loss.backward()
         optimizer.step()
-        return float(loss)
+        return float(loss.detach())
 
     def infer():
         with torch.no_grad():

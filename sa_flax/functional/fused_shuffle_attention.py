@@ -276,9 +276,10 @@ def _without_statistics(known: tuple) -> tuple:
     return (known[0], *known[4:])
 
 
-def _linear_primitive(name: str, compute, textbook) -> Primitive:
+def _linear_primitive(name: str, compute, textbook, *, like: tuple[int, ...]) -> Primitive:
     """A primitive that is linear in all its arguments but the first ten: x, statistics, parameters.
 
+    Its results have the shapes, dtypes and shardings of the arguments with the numbers `like`.
     `textbook` computes the same and can be differentiated. Statistics are functions of x, which it
     computes from x again: their tangents are included in x's.
     """
@@ -294,12 +295,9 @@ def _linear_primitive(name: str, compute, textbook) -> Primitive:
     compiled = jax.jit(batched, static_argnames=("batches", "groups", "epsilon"))
     primitive.def_impl(compiled)
 
-    def shapes(*avals: Any, **params: Any) -> list[jax.core.ShapedArray]:
-        args = (jax.ShapeDtypeStruct(aval.shape, aval.dtype) for aval in avals)
-        outs = jax.eval_shape(functools.partial(batched, **params), *args)
-        return [jax.core.ShapedArray(out.shape, out.dtype) for out in outs]
-
-    primitive.def_abstract_eval(shapes)
+    primitive.def_abstract_eval(
+        lambda *avals, **_: [avals[index].strip_weak_type() for index in like]
+    )
     mlir.register_lowering(primitive, mlir.lower_fun(batched, multiple_results=True))
 
     def batch(args, dims, *, batches, **static):
@@ -332,11 +330,12 @@ def _linear_primitive(name: str, compute, textbook) -> Primitive:
     return primitive
 
 
-tangent_p = _linear_primitive("shuffle_attention_tangent", _tangent, _tangent)
+tangent_p = _linear_primitive("shuffle_attention_tangent", _tangent, _tangent, like=(0,))
 cotangent_p = _linear_primitive(
     "shuffle_attention_cotangent",
     functools.partial(_on_platform, _backward),
     _textbook_backward,
+    like=(0, *range(4, 10)),
 )
 
 
@@ -381,6 +380,15 @@ def _compiled_forward(x, *params, groups, epsilon, kernel):
     return _on_platform(_forward, x, *params, groups=groups, epsilon=epsilon)
 
 
+def _varying(x: Array) -> frozenset[str]:
+    """The axes of a shard_map's mesh along which x differs; JAX keeps renaming where it says so."""
+    aval: Any = jax.typeof(x)
+    for name in ("manual_axis_type", "mat"):
+        if hasattr(aval, name):
+            return getattr(aval, name).varying
+    return aval.vma
+
+
 def fused_shuffle_attention(
     x: Float[Array, "... H W C"],
     params: Any,
@@ -395,6 +403,11 @@ def fused_shuffle_attention(
     JAX's transformations work; reverse mode keeps x and three (B, C) statistics. With `kernel`
     (implementation="pallas") the forward pass is a Pallas kernel.
     """
+    # Inside shard_map: everything varies between devices as x does, so that the gradient of what
+    # does not is summed over them, here and not inside the primitives.
+    axes = frozenset[str]().union(*(_varying(a) for a in (x, *params)))
+    if axes:
+        x, *params = (lax.pcast(a, tuple(axes - _varying(a)), to="varying") for a in (x, *params))
     flat = x.reshape(-1, *x.shape[-3:])
     static = (("groups", groups), ("epsilon", epsilon), ("kernel", kernel))
     return _fused(static, flat, *params).reshape(x.shape)

@@ -168,7 +168,7 @@ def shuffle_attention(
       implementation: "textbook" composes the functions of this module, as written above; "fused"
         gives the same in fewer passes over the map; "pallas" is "fused" with a kernel for the
         forward pass, for maps of which a pair of channels fits into fast memory; None chooses:
-        "fused", until a benchmark shows another to be faster on some platform.
+        "fused", but "textbook" for maps sharded over explicit mesh axes.
 
     Returns:
       A map of x's shape and dtype.
@@ -190,11 +190,22 @@ def shuffle_attention(
             f"implementation must be None or one of {', '.join(get_args(Implementation))}; got "
             f"{implementation!r}."
         )
-    if implementation == "textbook":
+    explicit = _sharded_explicitly(x)
+    if explicit and implementation in ("fused", "pallas"):
+        raise ValueError(
+            f"implementation={implementation!r} leaves sharding to the compiler, and x is sharded "
+            f"over explicit mesh axes: {jax.typeof(x)}. Make the mesh with "
+            f"axis_types=(jax.sharding.AxisType.Auto, ...), or use implementation='textbook'."
+        )
+    if explicit or implementation == "textbook":
         return textbook_shuffle_attention(x, params, groups=groups, epsilon=epsilon)
     return fused_shuffle_attention(
         x, params, groups=groups, epsilon=epsilon, kernel=implementation == "pallas"
     )
+
+
+def _sharded_explicitly(x: Array) -> bool:
+    return any(axes is not None for axes in jax.typeof(x).sharding.spec)
 
 
 def textbook_shuffle_attention(
