@@ -2,7 +2,7 @@
 
     python benchmarks/shuffle_attention.py
 
-Prints a table and writes benchmarks/results/shuffle_attention-PLATFORM.json. Needs PyTorch.
+Prints a table and writes benchmarks/results/shuffle_attention-DEVICE.json. Needs PyTorch.
 """
 
 # ruff: noqa: E402
@@ -65,7 +65,7 @@ def torch_runs(x, g, vectors, groups, *, compiled, memory_format):
     named = dict(layer.named_parameters())
     with torch.no_grad():
         for key, vector in zip(KEYS, vectors, strict=True):
-            named[key].copy_(torch.from_numpy(np.asarray(vector)).reshape(named[key].shape))
+            named[key].copy_(torch.from_numpy(np.array(vector)).reshape(named[key].shape))
     move = lambda a: (  # noqa: E731
         torch.from_numpy(np.asarray(a).transpose(0, 3, 1, 2).copy())
         .to(device)

@@ -75,7 +75,7 @@ def device() -> str:
 
 
 def save(name: str, results: dict[str, Any]) -> Path:
-    """Writes results, the device and the versions to benchmarks/results/NAME-PLATFORM.json."""
+    """Writes results, the device and the versions to benchmarks/results/NAME-DEVICE.json."""
     import jax
 
     versions = {}
@@ -93,6 +93,9 @@ def save(name: str, results: dict[str, Any]) -> Path:
         **results,
     }
     RESULTS.mkdir(exist_ok=True)
-    path = RESULTS / f"{name}-{jax.default_backend()}.json"
+    where = jax.default_backend()
+    if where == "cpu":
+        where = f"cpu-{len(os.sched_getaffinity(0))}-core"
+    path = RESULTS / f"{name}-{where}.json"
     path.write_text(json.dumps(record, indent=1) + "\n")
     return path

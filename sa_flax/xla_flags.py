@@ -1,4 +1,4 @@
-"""XLA's options for the CPU, set before JAX starts. Imports nothing heavy, JAX least of all."""
+"""How JAX computes on CPUs, settled before it starts. Imports neither JAX nor much else."""
 
 import ctypes
 import importlib.metadata

@@ -20,6 +20,7 @@ from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 from jaxtyping import Array, Float
 
+from sa_flax.functional.pallas_shuffle_attention import pallas_forward
 from sa_flax.functional.pooling import statistics_dtype
 
 Vectors = tuple[Array, ...]  # the six parameters, in the order of ShuffleAttentionParams
@@ -139,20 +140,26 @@ def _moments(x: Array, *, tuned: bool) -> _Statistics:
     return _Statistics(pivot, offset, jnp.maximum(second / count - offset * offset, 0))
 
 
+def _channel_vectors(params: Vectors, groups: int, dtype) -> tuple[Array, Array, Array]:
+    """Inside each channel's sigmoid: scale of the normalised map, constant, scale of the mean."""
+    cweight, cbias, sweight, sbias, scale, bias = (v.astype(dtype) for v in params)
+    zero = jnp.zeros_like(scale)
+    return (
+        _per_channel(zero, sweight * scale, groups),
+        _per_channel(cbias, sbias + sweight * bias, groups),
+        _per_channel(cweight, zero, groups),
+    )
+
+
 def _gate(
     statistics: _Statistics, params: Vectors, groups: int, epsilon: float
 ) -> tuple[Array, Array, Array]:
     """a and b of `sigmoid(a * (x - pivot) + b)`, and 1 / sqrt(variance + epsilon): (B, C) each."""
     pivot, offset, variance = statistics
-    cweight, cbias, sweight, sbias, scale, bias = (v.astype(pivot.dtype) for v in params)
+    scale, constant, by_mean = _channel_vectors(params, groups, pivot.dtype)
     deviation = lax.rsqrt(variance + epsilon)
-    a = _per_channel(jnp.zeros_like(scale), sweight * scale, groups) * deviation
-    b = (
-        _per_channel(cbias, sbias + sweight * bias, groups)
-        + _per_channel(cweight, jnp.zeros_like(scale), groups) * (pivot + offset)
-        - a * offset
-    )
-    return a, b, deviation
+    a = scale * deviation
+    return a, constant + by_mean * (pivot + offset) - a * offset, deviation
 
 
 def _forward(x, *params, groups, epsilon, tuned):
@@ -269,9 +276,10 @@ def _without_statistics(known: tuple) -> tuple:
     return (known[0], *known[4:])
 
 
-def _linear_primitive(name: str, compute, textbook) -> Primitive:
+def _linear_primitive(name: str, compute, textbook, *, like: tuple[int, ...]) -> Primitive:
     """A primitive that is linear in all its arguments but the first ten: x, statistics, parameters.
 
+    Its results have the shapes, dtypes and shardings of the arguments with the numbers `like`.
     `textbook` computes the same and can be differentiated. Statistics are functions of x, which it
     computes from x again: their tangents are included in x's.
     """
@@ -287,12 +295,9 @@ def _linear_primitive(name: str, compute, textbook) -> Primitive:
     compiled = jax.jit(batched, static_argnames=("batches", "groups", "epsilon"))
     primitive.def_impl(compiled)
 
-    def shapes(*avals: Any, **params: Any) -> list[jax.core.ShapedArray]:
-        args = (jax.ShapeDtypeStruct(aval.shape, aval.dtype) for aval in avals)
-        outs = jax.eval_shape(functools.partial(batched, **params), *args)
-        return [jax.core.ShapedArray(out.shape, out.dtype) for out in outs]
-
-    primitive.def_abstract_eval(shapes)
+    primitive.def_abstract_eval(
+        lambda *avals, **_: [avals[index].strip_weak_type() for index in like]
+    )
     mlir.register_lowering(primitive, mlir.lower_fun(batched, multiple_results=True))
 
     def batch(args, dims, *, batches, **static):
@@ -325,11 +330,12 @@ def _linear_primitive(name: str, compute, textbook) -> Primitive:
     return primitive
 
 
-tangent_p = _linear_primitive("shuffle_attention_tangent", _tangent, _tangent)
+tangent_p = _linear_primitive("shuffle_attention_tangent", _tangent, _tangent, like=(0,))
 cotangent_p = _linear_primitive(
     "shuffle_attention_cotangent",
     functools.partial(_on_platform, _backward),
     _textbook_backward,
+    like=(0, *range(4, 10)),
 )
 
 
@@ -351,32 +357,57 @@ ad.primitive_transposes[tangent_p] = _transpose_tangent
 ad.primitive_transposes[cotangent_p] = _transpose_cotangent
 
 
-@functools.partial(jax.custom_jvp, nondiff_argnums=(0, 1))
-def _fused(groups: int, epsilon: float, x: Array, *params: Array) -> Array:
-    return _compiled_forward(x, *params, groups=groups, epsilon=epsilon)[0]
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
+def _fused(static: tuple[tuple[str, Any], ...], x: Array, *params: Array) -> Array:
+    return _compiled_forward(x, *params, **dict(static))[0]
 
 
 @_fused.defjvp
-def _fused_jvp(groups, epsilon, primals, tangents):
+def _fused_jvp(static, primals, tangents):
     x, *params = primals
-    out, *statistics = _compiled_forward(x, *params, groups=groups, epsilon=epsilon)
-    known = (x, *statistics, *params)
-    (out_tangent,) = tangent_p.bind(*known, *tangents, batches=0, groups=groups, epsilon=epsilon)
-    return out, out_tangent
+    options = dict(static)
+    out, *statistics = _compiled_forward(x, *params, **options)
+    del options["kernel"]
+    (tangent,) = tangent_p.bind(x, *statistics, *params, *tangents, batches=0, **options)
+    return out, tangent
 
 
-@functools.partial(jax.jit, static_argnames=("groups", "epsilon"))
-def _compiled_forward(x, *params, groups, epsilon):
+@functools.partial(jax.jit, static_argnames=("groups", "epsilon", "kernel"))
+def _compiled_forward(x, *params, groups, epsilon, kernel):
+    if kernel:
+        vectors = jnp.stack(_channel_vectors(params, groups, statistics_dtype(x.dtype)))
+        return pallas_forward(x, vectors, epsilon=epsilon)
     return _on_platform(_forward, x, *params, groups=groups, epsilon=epsilon)
 
 
+def _varying(x: Array) -> frozenset[str]:
+    """The axes of a shard_map's mesh along which x differs; JAX keeps renaming where it says so."""
+    aval: Any = jax.typeof(x)
+    for name in ("manual_axis_type", "mat"):
+        if hasattr(aval, name):
+            return getattr(aval, name).varying
+    return aval.vma
+
+
 def fused_shuffle_attention(
-    x: Float[Array, "... H W C"], params: Any, *, groups: int, epsilon: float
+    x: Float[Array, "... H W C"],
+    params: Any,
+    *,
+    groups: int,
+    epsilon: float,
+    kernel: bool = False,
 ) -> Float[Array, "... H W C"]:
     """What `shuffle_attention(..., implementation="fused")` runs; it has checked the arguments.
 
     Statistics of bfloat16 and float16 maps are in float32, of float64 maps in float64. All of
-    JAX's transformations work; reverse mode keeps x and three (B, C) statistics.
+    JAX's transformations work; reverse mode keeps x and three (B, C) statistics. With `kernel`
+    (implementation="pallas") the forward pass is a Pallas kernel.
     """
+    # Inside shard_map: everything varies between devices as x does, so that the gradient of what
+    # does not is summed over them, here and not inside the primitives.
+    axes = frozenset[str]().union(*(_varying(a) for a in (x, *params)))
+    if axes:
+        x, *params = (lax.pcast(a, tuple(axes - _varying(a)), to="varying") for a in (x, *params))
     flat = x.reshape(-1, *x.shape[-3:])
-    return _fused(groups, epsilon, flat, *params).reshape(x.shape)
+    static = (("groups", groups), ("epsilon", epsilon), ("kernel", kernel))
+    return _fused(static, flat, *params).reshape(x.shape)

@@ -5,7 +5,7 @@ Zhang and Yang, "SA-Net: Shuffle Attention for Deep Convolutional Neural Network
 https://arxiv.org/abs/2102.00240. Maps are channels-last, (..., H, W, C).
 """
 
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
@@ -147,7 +147,7 @@ def _check_shuffle(features: int, groups: int) -> None:
         )
 
 
-Implementation = Literal["textbook", "fused"]
+Implementation = Literal["textbook", "fused", "pallas"]
 
 
 def shuffle_attention(
@@ -176,14 +176,18 @@ def shuffle_attention(
       window: (height, width) around each pixel that mean and group norm are taken over; None for
         the whole map. See `sa_flax.functional.pooling`.
       implementation: "textbook" composes the functions of this module, as written above; "fused"
-        gives the same in fewer passes over the map, without a window; None chooses.
+        gives the same in fewer passes over the map, without a window; "pallas" is "fused" with a
+        kernel for the forward pass, for maps of which a pair of channels fits into fast memory;
+        None chooses: "fused", but "textbook" with a window and for maps sharded over explicit mesh
+        axes.
 
     Returns:
       A map of x's shape and dtype.
 
     Raises:
       ValueError: where C is not divisible by 2 * groups (the groups that fit are listed), the
-        vectors do not have length k, or the implementation is unknown or can't take a window.
+        vectors do not have length k, or the implementation is unknown, can't take a window, or
+        can't do this size.
     """
     check_groups(x.shape[-1], groups)
     k = x.shape[-1] // (2 * groups)
@@ -193,16 +197,30 @@ def shuffle_attention(
                 f"{name} has shape {vector.shape}; {x.shape[-1]} channels in {groups} groups need "
                 f"vectors of length C / (2 groups) = {k}."
             )
-    if implementation not in (None, "textbook", "fused"):
+    if implementation not in (None, *get_args(Implementation)):
         raise ValueError(
-            f"implementation must be None, 'textbook' or 'fused'; got {implementation!r}."
+            f"implementation must be None or one of {', '.join(get_args(Implementation))}; got "
+            f"{implementation!r}."
         )
-    windowed = not covers(window, x)
-    if windowed and implementation == "fused":
+    windowed, explicit = not covers(window, x), _sharded_explicitly(x)
+    asked = implementation in ("fused", "pallas")
+    if windowed and asked:
         raise ValueError("statistics over a window need implementation='textbook', or None.")
-    if windowed or implementation == "textbook":
+    if explicit and asked:
+        raise ValueError(
+            f"implementation={implementation!r} leaves sharding to the compiler, and x is sharded "
+            f"over explicit mesh axes: {jax.typeof(x)}. Make the mesh with "
+            f"axis_types=(jax.sharding.AxisType.Auto, ...), or use implementation='textbook'."
+        )
+    if windowed or explicit or implementation == "textbook":
         return textbook_shuffle_attention(x, params, groups=groups, epsilon=epsilon, window=window)
-    return fused_shuffle_attention(x, params, groups=groups, epsilon=epsilon)
+    return fused_shuffle_attention(
+        x, params, groups=groups, epsilon=epsilon, kernel=implementation == "pallas"
+    )
+
+
+def _sharded_explicitly(x: Array) -> bool:
+    return any(axes is not None for axes in jax.typeof(x).sharding.spec)
 
 
 def textbook_shuffle_attention(

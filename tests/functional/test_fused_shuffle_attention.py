@@ -168,6 +168,39 @@ def test_sharded_batch_height_and_width(spec):
     assert got[0].sharding.is_equivalent_to(where, 4)
 
 
+def test_inside_shard_map_gradients_of_parameters_are_summed_over_devices():
+    if jax.device_count() < 2:
+        pytest.skip("one device only")
+    (x, params), _ = draw((4, 4, 6, 8))
+    mesh = jax.make_mesh((2,), ("d",), axis_types=(AxisType.Auto,), devices=jax.devices()[:2])
+
+    @functools.partial(
+        jax.shard_map,
+        mesh=mesh,
+        in_specs=(PartitionSpec("d"), PartitionSpec()),
+        out_specs=PartitionSpec(),
+    )
+    def loss(x, params):
+        return jax.lax.psum(scalar(fused)(x, params), "d")
+
+    got = jax.jit(jax.value_and_grad(loss, argnums=(0, 1)))(x, params)
+    expected = jax.jit(jax.value_and_grad(scalar(textbook), argnums=(0, 1)))(x, params)
+    chex.assert_trees_all_close(got, expected, rtol=1e-10, atol=1e-10)
+
+
+def test_explicit_mesh_axes_take_the_textbook_form():
+    if jax.device_count() < 2:
+        pytest.skip("one device only")
+    (x, params), _ = draw((4, 4, 6, 8))
+    mesh = jax.make_mesh((2,), ("d",), axis_types=(AxisType.Explicit,), devices=jax.devices()[:2])
+    with jax.set_mesh(mesh):
+        sharded = jax.device_put(x, NamedSharding(mesh, PartitionSpec("d")))
+        out = jax.jit(functools.partial(shuffle_attention, groups=GROUPS))(sharded, params)
+        with pytest.raises(ValueError, match=r"explicit mesh axes.*AxisType.Auto"):
+            fused(sharded, params)
+    chex.assert_trees_all_close(np.asarray(out), np.asarray(textbook(x, params)), rtol=1e-12)
+
+
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
 def test_half_precision_has_float32_statistics(dtype):
     """Inputs as given; outputs within one rounding of float64's, in the half's own units."""

@@ -63,7 +63,7 @@ def jax_results(x, vectors, cotangent, groups, dtype, implementation):
     return run(x, params, cotangent)
 
 
-@pytest.mark.parametrize("implementation", ["textbook", "fused"])
+@pytest.mark.parametrize("implementation", ["textbook", "fused", "pallas"])
 @pytest.mark.parametrize(("shape", "groups"), SIZES)
 def test_equals_pytorch_in_float64(shape, groups, implementation):
     drawn = draw(shape, groups)
@@ -74,7 +74,7 @@ def test_equals_pytorch_in_float64(shape, groups, implementation):
         np.testing.assert_allclose(a, b, rtol=1e-10, atol=1e-10, err_msg=name)
 
 
-@pytest.mark.parametrize("implementation", ["textbook", "fused"])
+@pytest.mark.parametrize("implementation", ["textbook", "fused", "pallas"])
 @pytest.mark.parametrize(("shape", "groups"), SIZES)
 def test_equals_pytorch_in_float32(shape, groups, implementation):
     """To 1e-5 of the largest entry, or of 1: sums of some 100 terms of order 1, which may cancel,
@@ -131,7 +131,7 @@ def test_keeps_dtype_and_leading_axes(dtype):
     np.testing.assert_array_equal(textbook(x[None], params, groups=2), out[None])
 
 
-@pytest.mark.parametrize("implementation", ["textbook", "fused"])
+@pytest.mark.parametrize("implementation", ["textbook", "fused", "pallas"])
 def test_a_small_signal_on_a_large_mean_survives_in_float32(implementation):
     """Mean 1000, standard deviation 0.01. The input itself is rounded to 6e-5, 0.6 % of that
     deviation, so the reference is float64 on the rounded input; statistics then agree to 1e-3,
