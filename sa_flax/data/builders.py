@@ -106,56 +106,61 @@ class Photographs(tfds.core.GeneratorBasedBuilder):
             yield row["file"], {"image": encoded, "filename": row["file"]}
 
 
-class ImageFolder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
-    """All pictures in a folder and its sub-folders, as 8-bit RGB PNG (see `decode_rgb8`).
+# Not registered with TFDS: a folder has no name that code could ask for.
+with tfds.core.registered.skip_registration():
 
-    Sub-folders named train, validation and test, if all three exist, are the splits. Otherwise a
-    twentieth of the pictures (at least one) tests and another validates, chosen by their names, so
-    that the choice stays when pictures are added. A file that can't be read is skipped and listed
-    in the metadata.
-    """
+    class ImageFolder(tfds.core.GeneratorBasedBuilder):
+        """All pictures in a folder and its sub-folders, as 8-bit RGB PNG (see `decode_rgb8`).
 
-    VERSION = tfds.core.Version("1.0.0")
+        Sub-folders named train, validation and test, if all three exist, are the splits. Otherwise
+        a twentieth of the pictures (at least one) tests and another validates, chosen by their
+        names, so that the choice hardly changes when pictures are added. A file that can't be read
+        is skipped and listed in the metadata.
+        """
 
-    def __init__(self, folder: Path, **kwargs):
-        self.folder = folder
-        super().__init__(**kwargs)
+        VERSION = tfds.core.Version("1.0.0")
 
-    def _info(self) -> tfds.core.DatasetInfo:
-        return tfds.core.DatasetInfo(
-            builder=self,
-            features=_features("png"),
-            metadata=tfds.core.MetadataDict(skipped=[], smallest=None),
-        )
+        def __init__(self, folder: Path, **kwargs):
+            self.folder = folder
+            super().__init__(**kwargs)
 
-    def _split_generators(self, dl_manager):
-        del dl_manager
-        readable = []
-        for path in find_pictures(self.folder):
-            try:
-                picture = decode_rgb8(path.read_bytes())
-            except Exception as error:  # Pillow's decoders raise all sorts of errors
-                name = path.relative_to(self.folder)
-                self.info.metadata["skipped"].append(f"{name}: {error}")
-                continue
-            readable.append(path)
-            self._note_size(picture, path)
-        splits = _split_by_name(self.folder, readable)
-        return {name: self._generate_examples(paths) for name, paths in splits.items()}
+        def _info(self) -> tfds.core.DatasetInfo:
+            return tfds.core.DatasetInfo(
+                builder=self,
+                features=_features("png"),
+                metadata=tfds.core.MetadataDict(skipped=[], smallest=None),
+            )
 
-    def _note_size(self, picture: np.ndarray, path: Path) -> None:
-        height, width = picture.shape[:2]
-        smallest = self.info.metadata["smallest"]
-        if smallest is None or min(height, width) < min(smallest[:2]):
-            self.info.metadata["smallest"] = [height, width, str(path.relative_to(self.folder))]
+        def _split_generators(self, dl_manager):
+            del dl_manager
+            readable = []
+            for path in find_pictures(self.folder):
+                try:
+                    picture = decode_rgb8(path.read_bytes())
+                except Exception as error:  # Pillow's decoders raise all sorts of errors
+                    name = path.relative_to(self.folder)
+                    self.info.metadata["skipped"].append(f"{name}: {error}")
+                    continue
+                readable.append(path)
+                self._note_size(picture, path)
+            splits = _split_by_name(self.folder, readable)
+            return {name: self._generate_examples(paths) for name, paths in splits.items()}
 
-    def _generate_examples(self, paths: list[Path]) -> Iterator[tuple[str, dict[str, Any]]]:
-        for path in paths:
-            name = str(path.relative_to(self.folder))
-            encoded = io.BytesIO()
-            Image.fromarray(decode_rgb8(path.read_bytes())).save(encoded, "PNG", compress_level=1)
-            encoded.seek(0)
-            yield name, {"image": encoded, "filename": name}
+        def _note_size(self, picture: np.ndarray, path: Path) -> None:
+            height, width = picture.shape[:2]
+            smallest = self.info.metadata["smallest"]
+            if smallest is None or min(height, width) < min(smallest[:2]):
+                self.info.metadata["smallest"] = [height, width, str(path.relative_to(self.folder))]
+
+        def _generate_examples(self, paths: list[Path]) -> Iterator[tuple[str, dict[str, Any]]]:
+            for path in paths:
+                name = str(path.relative_to(self.folder))
+                encoded = io.BytesIO()
+                Image.fromarray(decode_rgb8(path.read_bytes())).save(
+                    encoded, "PNG", compress_level=1
+                )
+                encoded.seek(0)
+                yield name, {"image": encoded, "filename": name}
 
 
 def find_pictures(folder: Path) -> list[Path]:

@@ -33,24 +33,31 @@ AFFINITIES: tuple[Affinity, ...] = (
 _BLOCK_ENTRIES = 2**20
 
 
+def exponential(scores: Float[Array, "... n M"]) -> Float[Array, "... n M"]:
+    """`exp(scores - max)` of each row: the weights of a softmax before they are normalised."""
+    return jnp.exp(scores - jax.lax.stop_gradient(jnp.max(scores, axis=-1, keepdims=True)))
+
+
 def attend(
     queries: Float[Array, "... N D"],
     keys: Float[Array, "... M D"],
     values: Float[Array, "... M E"],
     *,
-    weigh: Callable[[Float[Array, "... n M"]], Float[Array, "... n M"]] = jax.nn.softmax,
+    weigh: Callable[[Float[Array, "... n M"]], Float[Array, "... n M"]] = exponential,
+    normalise: bool = True,
     block_size: int | None = None,
 ) -> Float[Array, "... N E"]:
-    """`weigh(queries @ keys^T) @ values`, exactly, without ever holding the N x M matrix.
+    """`softmax(queries @ keys^T) @ values`, exactly, without ever holding the N x M matrix.
 
-    Blocks of queries meet all keys, one block after the other; the backward pass computes each
-    block again. So memory is block_size * M entries for each picture of the batch, forward and
-    backward,
-    and whole rows are there at once: any `weigh` that acts on rows will do. Scores are not scaled.
+    In general `f @ values / sum_j f` with f = `weigh(queries @ keys^T)`, or `f @ values`. Blocks of
+    queries meet all keys, one block after the other; the backward pass computes each block again.
+    So memory is block_size * M entries for each picture of the batch, forward and backward, and
+    whole rows are there at once. Scores are not scaled.
 
     Args:
       queries, keys, values: (..., N, D), (..., M, D) and (..., M, E) with the same leading axes.
-      weigh: what turns each row of scores into weights; softmax by default.
+      weigh: what turns rows of scores into weights; an exponential by default.
+      normalise: divide by the sum of each row's weights.
       block_size: queries at a time. None takes as many as make 2^20 scores, over the whole batch.
 
     Raises:
@@ -71,9 +78,16 @@ def attend(
         block_size = max(_BLOCK_ENTRIES // row, 1)
     if block_size < 1:
         raise ValueError(f"block_size must be at least 1 query; got {block_size}.")
+    # A value of 1 beside the others sums the weights, so that neither pass has a sum over rows of
+    # its own. Positions last: the products of the backward pass then run several times as fast.
+    if normalise:
+        values = jnp.concatenate([values, jnp.ones_like(values[..., :1])], axis=-1)
+    keys, values = keys.swapaxes(-1, -2), values.swapaxes(-1, -2)
 
     def rows(block: Float[Array, "... n D"]) -> Float[Array, "... n E"]:
-        return weigh(jnp.einsum("...nd,...md->...nm", block, keys)) @ values
+        weights = weigh(jnp.einsum("...nd,...dm->...nm", block, keys))
+        mixed = jnp.einsum("...nm,...em->...ne", weights, values)
+        return mixed[..., :-1] / mixed[..., -1:] if normalise else mixed
 
     if block_size >= length:
         return rows(queries)
@@ -82,7 +96,8 @@ def attend(
     blocks = jnp.pad(queries, pad).reshape(*lead, -1, block_size, depth)
     # Inside a loop nothing can be shared between the two computations of a block anyway.
     out = jax.lax.map(jax.checkpoint(rows, prevent_cse=False), jnp.moveaxis(blocks, -3, 0))
-    return jnp.moveaxis(out, 0, -3).reshape(*lead, -1, values.shape[-1])[..., :length, :]
+    out = jnp.moveaxis(out, 0, -3)
+    return out.reshape(*lead, -1, out.shape[-1])[..., :length, :]
 
 
 class NonLocalParams(NamedTuple):
@@ -224,7 +239,7 @@ def non_local(
             jnp.concatenate([jnp.ones_like(b), b], -1),
         )
         mixed = attend(
-            *pairs, values, weigh=lambda scores: jax.nn.relu(scores) / count, block_size=block_size
+            *pairs, values / count, weigh=jax.nn.relu, normalise=False, block_size=block_size
         )
     else:
         mixed = attend(queries, keys, values, block_size=block_size)

@@ -167,8 +167,7 @@ def _whole_picture(x, taps: np.ndarray, h, sigma) -> jax.Array:
     keys = jnp.concatenate([patches, ones, -norms], axis=-1)
 
     def weigh(scores):
-        weights = jnp.exp(jnp.minimum(scores + 2 * (sigma / h) ** 2, 0))
-        return weights / jnp.sum(weights, axis=-1, keepdims=True)
+        return jnp.exp(jnp.minimum(scores + 2 * (sigma / h) ** 2, 0))
 
     pixels = x.reshape(*lead, height * width, channels)
     return attend(queries, keys, pixels, weigh=weigh).reshape(x.shape)

@@ -115,8 +115,8 @@ def _merge_moments(a, m, b, n):
     return mean_a + share * step, within + share * (1 - share) * jnp.square(step)
 
 
-def _covers(window: Window, x: jax.Array) -> bool:
-    """Whether the statistics are those of the whole map."""
+def covers(window: Window, x: jax.Array) -> bool:
+    """Whether statistics of x over `window` are those of the whole map (as with None)."""
     check_window(window)
     return window is None or (window[0] >= x.shape[-3] and window[1] >= x.shape[-2])
 
@@ -138,7 +138,7 @@ def spatial_mean(
     chex.assert_rank(x, {3, 4, 5})
     x = x.astype(statistics_dtype(x.dtype))
     pivot = _pivot(x)
-    if _covers(window, x):
+    if covers(window, x):
         return pivot + jnp.mean(x - pivot, axis=(-3, -2), keepdims=True)
     assert window is not None
     pixels = min(window[0], x.shape[-3]) * min(window[1], x.shape[-2])
@@ -153,7 +153,7 @@ def spatial_max(
     The gradient of a maximum that several pixels reach is shared among them.
     """
     chex.assert_rank(x, {3, 4, 5})
-    if _covers(window, x):
+    if covers(window, x):
         return jnp.max(x, axis=(-3, -2), keepdims=True)
     assert window is not None
     return _windowed(x, window, _merge_maxima)
@@ -171,7 +171,7 @@ def centred_and_variance(
     chex.assert_rank(x, {3, 4, 5})
     x = x.astype(statistics_dtype(x.dtype))
     shifted = x - _pivot(x)
-    if _covers(window, x):
+    if covers(window, x):
         centred = shifted - jnp.mean(shifted, axis=(-3, -2), keepdims=True)
         return centred, jnp.mean(jnp.square(centred), axis=(-3, -2), keepdims=True)
     assert window is not None

@@ -5,13 +5,14 @@ Zhang and Yang, "SA-Net: Shuffle Attention for Deep Convolutional Neural Network
 https://arxiv.org/abs/2102.00240. Maps are channels-last, (..., H, W, C).
 """
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from sa_flax.functional.pooling import Window, centred_and_variance, spatial_mean
+from sa_flax.functional.fused_shuffle_attention import fused_shuffle_attention
+from sa_flax.functional.pooling import Window, centred_and_variance, covers, spatial_mean
 
 
 class ShuffleAttentionParams(NamedTuple):
@@ -146,6 +147,9 @@ def _check_shuffle(features: int, groups: int) -> None:
         )
 
 
+Implementation = Literal["textbook", "fused"]
+
+
 def shuffle_attention(
     x: Float[Array, "... H W C"],
     params: ShuffleAttentionParams,
@@ -153,6 +157,7 @@ def shuffle_attention(
     groups: int = 8,
     epsilon: float = 1e-5,
     window: Window = None,
+    implementation: Implementation | None = None,
 ) -> Float[Array, "... H W C"]:
     """Shuffle attention.
 
@@ -170,13 +175,15 @@ def shuffle_attention(
       epsilon: added to the variance in the group norm.
       window: (height, width) around each pixel that mean and group norm are taken over; None for
         the whole map. See `sa_flax.functional.pooling`.
+      implementation: "textbook" composes the functions of this module, as written above; "fused"
+        gives the same in fewer passes over the map, without a window; None chooses.
 
     Returns:
       A map of x's shape and dtype.
 
     Raises:
-      ValueError: where C is not divisible by 2 * groups (the groups that fit are listed), or the
-        vectors do not have length k.
+      ValueError: where C is not divisible by 2 * groups (the groups that fit are listed), the
+        vectors do not have length k, or the implementation is unknown or can't take a window.
     """
     check_groups(x.shape[-1], groups)
     k = x.shape[-1] // (2 * groups)
@@ -186,6 +193,27 @@ def shuffle_attention(
                 f"{name} has shape {vector.shape}; {x.shape[-1]} channels in {groups} groups need "
                 f"vectors of length C / (2 groups) = {k}."
             )
+    if implementation not in (None, "textbook", "fused"):
+        raise ValueError(
+            f"implementation must be None, 'textbook' or 'fused'; got {implementation!r}."
+        )
+    windowed = not covers(window, x)
+    if windowed and implementation == "fused":
+        raise ValueError("statistics over a window need implementation='textbook', or None.")
+    if windowed or implementation == "textbook":
+        return textbook_shuffle_attention(x, params, groups=groups, epsilon=epsilon, window=window)
+    return fused_shuffle_attention(x, params, groups=groups, epsilon=epsilon)
+
+
+def textbook_shuffle_attention(
+    x: Float[Array, "... H W C"],
+    params: ShuffleAttentionParams,
+    *,
+    groups: int,
+    epsilon: float,
+    window: Window = None,
+) -> Float[Array, "... H W C"]:
+    """What `shuffle_attention(..., implementation="textbook")` runs."""
     # One copy of the vectors for each group.
     tiled = ShuffleAttentionParams(*(jnp.tile(vector, groups) for vector in params))
     x0, x1 = group_split(x, groups)

@@ -174,7 +174,8 @@ class AttentionUNet(nnx.Module):
         halved, as the map is. Pictures inside the window come out exactly as without it.
 
         Args:
-          window: (height, width) in pixels of the picture; None for the whole picture again.
+          window: (height, width) in pixels of the picture, rounded up to multiples of
+            2^(levels - 1), as pictures are; None for the whole picture again.
 
         Returns:
           A network of its own that shares this one's parameters. Convolutions, and attentions that
@@ -188,7 +189,11 @@ class AttentionUNet(nnx.Module):
         check_window(window)
         model = nnx.clone(self, variables=False)
         for level in range(self.levels):
-            at_level = window and (-(-window[0] // 2**level), -(-window[1] // 2**level))
+            # Whole pixels of the coarsest map, so that a window covers all levels or none.
+            at_level = window and (
+                -(-window[0] // self.stride) * self.stride // 2**level,
+                -(-window[1] // self.stride) * self.stride // 2**level,
+            )
             stacks = (
                 [model.bottom]
                 if level == self.levels - 1

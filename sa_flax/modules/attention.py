@@ -5,6 +5,7 @@ attention is here, the other masks are in `sa_flax.modules.masks`, the affinitie
 `sa_flax.modules.affinities`.
 """
 
+import functools
 from collections.abc import Callable
 
 import jax
@@ -15,6 +16,7 @@ from jaxtyping import Array, Float
 from sa_flax.errors import InputError, nearest
 from sa_flax.functional.pooling import Window, check_window
 from sa_flax.functional.shuffle_attention import (
+    Implementation,
     ShuffleAttentionParams,
     check_groups,
     fitting_groups,
@@ -38,6 +40,7 @@ class ShuffleAttention(nnx.Module):
       groups: number of groups; 2 * groups must divide `features`.
       epsilon: added to the variance in the group norm.
       window: (height, width) that statistics are taken over; None for the whole map.
+      implementation: which code computes it, see `sa_flax.functional.shuffle_attention`.
       param_dtype: dtype of the parameters.
       rngs: accepted as every layer does; nothing is drawn from it.
 
@@ -54,6 +57,7 @@ class ShuffleAttention(nnx.Module):
         groups: int = 8,
         epsilon: float = 1e-5,
         window: Window = None,
+        implementation: Implementation | None = None,
         param_dtype: Dtype = jnp.float32,
         rngs: nnx.Rngs | None = None,
     ):
@@ -62,6 +66,7 @@ class ShuffleAttention(nnx.Module):
         k = features // (2 * groups)
         self.features, self.groups, self.epsilon = features, groups, epsilon
         self.window = window
+        self.implementation = implementation
         self.channel_weight = nnx.Param(jnp.zeros((k,), param_dtype))
         self.channel_bias = nnx.Param(jnp.ones((k,), param_dtype))
         self.spatial_weight = nnx.Param(jnp.zeros((k,), param_dtype))
@@ -74,7 +79,12 @@ class ShuffleAttention(nnx.Module):
             *(getattr(self, name)[...] for name in ShuffleAttentionParams._fields)
         )
         return shuffle_attention(
-            x, params, groups=self.groups, epsilon=self.epsilon, window=self.window
+            x,
+            params,
+            groups=self.groups,
+            epsilon=self.epsilon,
+            window=self.window,
+            implementation=self.implementation,
         )
 
 
@@ -92,14 +102,18 @@ def _sge(features: int, *, groups: int | None = None, **options) -> SGE:
     return SGE(features, groups=groups, **options)
 
 
+# The papers' 16 leaves one or two hidden units at a denoiser's 24 or 32 features, and ReLUs so few
+# are often all dead from the start.
+_REDUCTION = 4
+
 _ATTENTIONS: dict[str, Callable[..., nnx.Module]] = {
     # Masks: pool, sigmoid, multiply. Linear in the pixels.
     "shuffle": _shuffle,
-    "squeeze_excite": SqueezeExcite,
+    "squeeze_excite": functools.partial(SqueezeExcite, reduction=_REDUCTION),
     "eca": ECA,
-    "cbam": CBAM,
+    "cbam": functools.partial(CBAM, reduction=_REDUCTION),
     "sge": _sge,
-    "dual": DualAttention,
+    "dual": functools.partial(DualAttention, reduction=_REDUCTION),
     # Affinities: every position against every other. Quadratic in the pixels.
     "non_local": NonLocal,
     "self_attention": SelfAttention,

@@ -41,7 +41,7 @@ class ShuffleAttention(nn.Module):
 class SqueezeExcite(nn.Module):
     """Gates every channel by a small network of all channels' means."""
 
-    def __init__(self, channels: int, reduction: int = 16):
+    def __init__(self, channels: int, reduction: int = 4):
         super().__init__()
         hidden = max(channels // reduction, 1)
         self.reduce, self.expand = nn.Linear(channels, hidden), nn.Linear(hidden, channels)
@@ -73,7 +73,7 @@ def _channel_pool(x: torch.Tensor) -> torch.Tensor:
 class CBAM(SqueezeExcite):
     """Gates channels by their means and maxima, then positions by theirs."""
 
-    def __init__(self, channels: int, reduction: int = 16, kernel_size: int = 7):
+    def __init__(self, channels: int, reduction: int = 4, kernel_size: int = 7):
         super().__init__(channels, reduction)
         self.spatial = nn.Conv2d(2, 1, kernel_size, padding=kernel_size // 2)
 
@@ -103,7 +103,7 @@ class SGE(nn.Module):
 class DualAttention(nn.Module):
     """A channel gate and a spatial gate side by side, merged by a 1 x 1 convolution."""
 
-    def __init__(self, channels: int, reduction: int = 8, kernel_size: int = 5):
+    def __init__(self, channels: int, reduction: int = 4, kernel_size: int = 5):
         super().__init__()
         hidden = max(channels // reduction, 1)
         self.reduce, self.expand = nn.Conv2d(channels, hidden, 1), nn.Conv2d(hidden, channels, 1)

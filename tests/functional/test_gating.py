@@ -11,6 +11,7 @@ from sa_flax import functional as F
 from sa_flax.functional import gating
 
 RNG = np.random.default_rng(0)
+shuffle_attention = jax.jit(F.shuffle_attention, static_argnames=("groups", "epsilon"))
 
 
 def instance_norm(x: np.ndarray, scale: np.ndarray, bias: np.ndarray, epsilon: float) -> np.ndarray:
@@ -39,7 +40,7 @@ def test_the_group_norm_of_shuffle_attention_is_instance_norm(sizes, mean, sprea
     vectors = {
         name: rng.normal(size=k).astype(np.float32) for name in F.ShuffleAttentionParams._fields
     }
-    out = F.shuffle_attention(
+    out = shuffle_attention(
         jnp.asarray(x), F.ShuffleAttentionParams(**vectors), groups=groups, epsilon=1e-5
     )
     got = F.group_split(F.channel_unshuffle(out, 2), groups)[1]

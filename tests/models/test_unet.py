@@ -61,12 +61,12 @@ def test_where_attention_stands(attend, count):
 
 @pytest.mark.parametrize("attention", ["none", *sa_flax.list_attentions()])
 def test_every_kind_reaches_every_parameter(attention):
-    model = small(attention=attention, attend="both", channels=1)
+    model = small(attention=attention, attend="both", channels=1, width=16)
     graphdef, params = nnx.split(model)
     # Where a gate's weight starts at 0, what it multiplies has no gradient yet: move off the start.
     leaves, tree = jax.tree.flatten(params)
     rng = np.random.default_rng(0)
-    moved = [leaf + rng.normal(0, 0.1, leaf.shape).astype(np.float32) for leaf in leaves]
+    moved = [leaf + rng.normal(0, 0.02, leaf.shape).astype(np.float32) for leaf in leaves]
     params = jax.tree.unflatten(tree, moved)
     x = picture(2, 16, 16, 1)
 

@@ -20,9 +20,6 @@ from tests.torch_reference.shuffle_attention import ShuffleAttention
 KINDS = sa_flax.list_attentions()
 FEATURES = 32
 
-# Most of the time goes into compiling: where no digit hangs on it, compile in a hurry.
-quick_jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
-
 
 @functools.cache
 def layer_of(kind: str):
@@ -61,7 +58,7 @@ class TestEveryKind:
     @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
     def test_keeps_shape_and_dtype_with_statistics_in_float32(self, kind, dtype):
         apply, params = pure(layer_of(kind))
-        apply = quick_jit(apply)
+        apply = jax.jit(apply)
         x = map_of(2, 6, 5, FEATURES).astype(dtype)
         y, exact = apply(params, x), apply(params, x.astype(jnp.float32))
         chex.assert_shape(y, x.shape)
@@ -77,20 +74,20 @@ class TestEveryKind:
         x = map_of(2, 6, 5, FEATURES)
         apply, params = pure(layer)
         chex.clear_trace_counter()
-        counted = quick_jit(chex.assert_max_traces(apply, n=1))
+        counted = jax.jit(chex.assert_max_traces(apply, n=1))
         y = counted(params, x)
         chex.assert_trees_all_equal(counted(params, x + 0), y)
         # Float32 roundings in another order: a few units of the largest values, which are near 10.
         close = functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-5)
         close(layer(x), y)
-        close(quick_jit(jax.vmap(layer))(x), y)
-        close(quick_jit(apply)(params, x[0]), y[0])
-        close(quick_jit(apply)(params, x[None]), y[None])
+        close(jax.jit(jax.vmap(layer))(x), y)
+        close(jax.jit(apply)(params, x[0]), y[0])
+        close(jax.jit(apply)(params, x[None]), y[None])
 
     def test_every_parameter_has_a_gradient(self, kind):
         apply, params = pure(layer_of(kind))
         x, probe = map_of(2, 6, 5, FEATURES), map_of(2, 6, 5, FEATURES, seed=1)
-        gradients = quick_jit(jax.grad(lambda params: jnp.vdot(probe, apply(params, x))))(params)
+        gradients = jax.jit(jax.grad(lambda params: jnp.vdot(probe, apply(params, x))))(params)
         assert gradients.keys() == params.keys()
         for name, gradient in gradients.items():
             assert np.isfinite(gradient).all(), name
@@ -100,7 +97,7 @@ class TestEveryKind:
     def test_any_size_of_map_and_constant_maps(self, kind, size):
         apply, params = pure(layer_of(kind))
 
-        @quick_jit
+        @jax.jit
         def with_gradients(params, x):
             def loss(params, x):
                 y = apply(params, x)
@@ -116,7 +113,7 @@ class TestEveryKind:
 
     def test_circular_shifts_pass_through(self, kind):
         apply, params = pure(layer_of(kind))
-        apply = quick_jit(apply)
+        apply = jax.jit(apply)
         x = map_of(1, 6, 5, FEATURES)
         moved = apply(params, jnp.roll(x, (2, 3), axis=(1, 2)))
         still = jnp.roll(apply(params, x), (2, 3), axis=(1, 2))
@@ -213,12 +210,12 @@ TWINS = {
             "norm_bias": ("gn.bias", _same),
         },
     ),
-    "squeeze_excite": (lambda: gating.SqueezeExcite(FEATURES), _gate_names(_dense)),
+    "squeeze_excite": (lambda: gating.SqueezeExcite(FEATURES, 4), _gate_names(_dense)),
     "eca": (lambda: gating.ECA(3), {"kernel": ("conv.weight", lambda k: k[None, None])}),
-    "cbam": (lambda: gating.CBAM(FEATURES), _gate_names(_dense) | _SPATIAL),
+    "cbam": (lambda: gating.CBAM(FEATURES, 4), _gate_names(_dense) | _SPATIAL),
     "sge": (lambda: gating.SGE(8), {"weight": ("weight", _same), "bias": ("bias", _same)}),
     "dual": (
-        lambda: gating.DualAttention(FEATURES),
+        lambda: gating.DualAttention(FEATURES, 4),
         _gate_names(_conv1x1) | _SPATIAL | _convolutions("merge"),
     ),
     "non_local": (
@@ -294,16 +291,16 @@ def windowed(kind: str, window):
 @pytest.mark.parametrize("kind", POOLED)
 def test_a_window_that_covers_the_map_changes_nothing(kind):
     x = map_of(2, 6, 5, FEATURES)
-    whole = quick_jit(layer_of(kind).__call__)(x)
+    whole = jax.jit(layer_of(kind).__call__)(x)
     for window in ((6, 5), (64, 64)):
-        chex.assert_trees_all_equal(quick_jit(windowed(kind, window).__call__)(x), whole)
+        chex.assert_trees_all_equal(jax.jit(windowed(kind, window).__call__)(x), whole)
 
 
 @pytest.mark.parametrize("kind", ["shuffle", "squeeze_excite", "eca"])
 def test_a_window_shows_every_pixel_what_a_crop_would(kind):
-    layer = quick_jit(layer_of(kind).__call__)
+    layer = jax.jit(layer_of(kind).__call__)
     x = map_of(6, 8, FEATURES)
-    y = quick_jit(windowed(kind, (3, 5)).__call__)(x)
+    y = jax.jit(windowed(kind, (3, 5)).__call__)(x)
     assert np.abs(y - layer(x)).max() > 1e-3
     for i, j in [(0, 0), (3, 4), (5, 7), (2, 0)]:
         top, left = min(max(i - 1, 0), 3), min(max(j - 2, 0), 3)
@@ -315,12 +312,12 @@ def test_a_window_shows_every_pixel_what_a_crop_would(kind):
 def test_windows_keep_the_contract(kind):
     apply, params = pure(windowed(kind, (3, 4)))
     x = map_of(2, 6, 5, FEATURES)
-    y = quick_jit(apply)(params, x)
-    assert np.abs(y - quick_jit(layer_of(kind).__call__)(x)).max() > 1e-3
-    by_picture = quick_jit(jax.vmap(apply, in_axes=(None, 0)))(params, x)
+    y = jax.jit(apply)(params, x)
+    assert np.abs(y - jax.jit(layer_of(kind).__call__)(x)).max() > 1e-3
+    by_picture = jax.jit(jax.vmap(apply, in_axes=(None, 0)))(params, x)
     np.testing.assert_allclose(by_picture, y, rtol=1e-5, atol=1e-5)
     assert jax.eval_shape(apply, params, x.astype(jnp.bfloat16)).dtype == jnp.bfloat16
-    gradients = quick_jit(jax.grad(lambda params: jnp.vdot(x, apply(params, x))))(params)
+    gradients = jax.jit(jax.grad(lambda params: jnp.vdot(x, apply(params, x))))(params)
     for name, gradient in gradients.items():
         assert np.isfinite(gradient).all(), name
         assert np.any(gradient != 0), name
@@ -352,7 +349,7 @@ def test_fits_every_position_trains_saves_and_loads(kind, attend, tmp_path):
     clean = jnp.asarray(rng.uniform(size=(2, 8, 8, 1)), jnp.float32)
     noisy = clean + 0.1 * jnp.asarray(rng.normal(size=clean.shape), jnp.float32)
 
-    @quick_jit
+    @jax.jit
     def step(state):
         def loss(state):
             return jnp.mean(jnp.square(nnx.merge(graphdef, state)(noisy) - clean))
@@ -385,9 +382,9 @@ class TestWithWindow:
         model = unet("shuffle", "both")
         local = model.with_window((5, 4))
         assert model.bottom.layers[0].attention.window is None
-        assert local.encoder[0].layers[0].attention.window == (5, 4)
-        assert local.decoder[0].layers[0].attention.window == (5, 4)
-        # Half of five rows is rounded up: a window never sees less than it did above.
+        # Five rows are no whole number at the bottom: rounded up to six, then halved.
+        assert local.encoder[0].layers[0].attention.window == (6, 4)
+        assert local.decoder[0].layers[0].attention.window == (6, 4)
         assert local.bottom.layers[0].attention.window == (3, 2)
         assert local.head.kernel is model.head.kernel
         again = local.with_window(None)
@@ -399,18 +396,19 @@ class TestWithWindow:
         for path, variable in nnx.to_flat_state(nnx.state(model)):
             if "attention" in path:
                 variable[...] += 0.5
-        x = jnp.asarray(np.random.default_rng(0).uniform(size=(1, 12, 10, 1)), jnp.float32)
-        whole = quick_jit(model.__call__)(x)
-        covering, small = model.with_window((12, 10)), model.with_window((4, 4))
-        chex.assert_trees_all_equal(quick_jit(covering.__call__)(x), whole)
-        assert np.abs(quick_jit(small.__call__)(x) - whole).max() > 1e-4
+        x = jnp.asarray(np.random.default_rng(0).uniform(size=(1, 11, 9, 1)), jnp.float32)
+        whole = jax.jit(model.__call__)(x)
+        # The picture is padded to 12 x 10 inside; that is covered too.
+        covering, small = model.with_window((11, 9)), model.with_window((4, 4))
+        chex.assert_trees_all_equal(jax.jit(covering.__call__)(x), whole)
+        assert np.abs(jax.jit(small.__call__)(x) - whole).max() > 1e-4
 
     @pytest.mark.parametrize("kind", ["non_local", "none"])
     def test_attentions_that_pool_nothing_are_left_alone(self, kind):
         model = unet(kind, "decoder")
         x = jnp.asarray(np.random.default_rng(0).uniform(size=(1, 6, 6, 1)), jnp.float32)
-        local = quick_jit(model.with_window((2, 2)).__call__)
-        chex.assert_trees_all_equal(local(x), quick_jit(model.__call__)(x))
+        local = jax.jit(model.with_window((2, 2)).__call__)
+        chex.assert_trees_all_equal(local(x), jax.jit(model.__call__)(x))
 
     def test_a_wrong_window_is_explained(self):
         with pytest.raises(ValueError, match=r"window must be None.*got 64"):

@@ -71,7 +71,7 @@ def test_trained_here_used_there():
         {"attention": "shuffle", "attend": "both", "levels": 1},
         {"attention": "shuffle", "attend": "decoder", "attention_options": {"groups": 2}},
         {"attention": "squeeze_excite", "attend": "both", "width": 32},
-        {"attention": "squeeze_excite", "attend": "both", "attention_options": {"reduction": 4}},
+        {"attention": "squeeze_excite", "attend": "both", "attention_options": {"reduction": 2}},
         {"attention": "eca", "attend": "both", "attention_options": {"kernel_size": 7}},
         {"attention": "cbam", "attend": "both", "attention_options": {"kernel_size": 3}},
         {"attention": "cbam", "attend": "both", "attention_options": {"reduction": 2}},
