@@ -1,4 +1,4 @@
-"""How JAX computes on CPUs, settled before it starts. Imports neither JAX nor anything else heavy."""
+"""XLA's options for the CPU, set before JAX starts. Imports nothing heavy, JAX least of all."""
 
 import ctypes
 import importlib.metadata

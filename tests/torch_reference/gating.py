@@ -8,7 +8,7 @@ from torch.nn import functional as F
 class SqueezeExcite(nn.Module):
     """Hu et al., CVPR 2018."""
 
-    def __init__(self, channels: int, reduction: int = 16):
+    def __init__(self, channels: int, reduction: int = 4):
         super().__init__()
         hidden = max(channels // reduction, 1)
         self.reduce, self.expand = nn.Linear(channels, hidden), nn.Linear(hidden, channels)
@@ -34,7 +34,7 @@ class ECA(nn.Module):
 class CBAM(nn.Module):
     """Woo et al., ECCV 2018, without batch norm."""
 
-    def __init__(self, channels: int, reduction: int = 16, kernel_size: int = 7):
+    def __init__(self, channels: int, reduction: int = 4, kernel_size: int = 7):
         super().__init__()
         hidden = max(channels // reduction, 1)
         self.reduce, self.expand = nn.Linear(channels, hidden), nn.Linear(hidden, channels)
@@ -74,7 +74,7 @@ class SGE(nn.Module):
 class DualAttention(nn.Module):
     """Zamir et al., CVPR and ECCV 2020."""
 
-    def __init__(self, channels: int, reduction: int = 8, kernel_size: int = 5):
+    def __init__(self, channels: int, reduction: int = 4, kernel_size: int = 5):
         super().__init__()
         hidden = max(channels // reduction, 1)
         self.reduce, self.expand = nn.Conv2d(channels, hidden, 1), nn.Conv2d(hidden, channels, 1)
