@@ -1,4 +1,7 @@
-"""Weights from PyTorch, and back: strict in both directions."""
+"""Weights from PyTorch, and back: strict in both directions.
+
+`torch_unet.py`, which nothing here imports, is the attention U-Net for PyTorch projects to copy.
+"""
 
 from sa_flax.models.dncnn import fold_batch_norm
 from sa_flax.porting.attention_rules import UnknownWeightsError

@@ -78,12 +78,13 @@ def _size(
     )
 
 
-def _reduction(slots: Sequence[Slot], entry: str, default: int) -> dict[str, Any]:
+def _reduction(slots: Sequence[Slot], entry: str) -> dict[str, Any]:
     """The reduction that gives the hidden units: the first length of `entry`."""
     hidden = [(features, state[entry].shape[0]) for features, state in slots]
-    for reduction in (default, *range(1, max(features for features, _ in hidden) + 1)):
+    # Several may: the usual ones first.
+    for reduction in (4, 8, 16, *range(1, max(features for features, _ in hidden) + 1)):
         if all(max(features // reduction, 1) == units for features, units in hidden):
-            return {} if reduction == default else {"reduction": reduction}
+            return {"reduction": reduction}
     raise UnknownWeightsError(
         f"no one reduction gives the hidden units of these attention layers; (channels, units): "
         f"{sorted(set(hidden))}."
@@ -119,11 +120,11 @@ def _non_local_options(slots: Sequence[Slot]) -> dict[str, Any]:
     return options
 
 
-def _gate_options(reduction: int, kernel_size: int | None = None):
+def _gate_options(kernel_size: int | None = None):
     """The options of a gate with a hidden layer and, maybe, a spatial convolution."""
 
     def options(slots: Sequence[Slot]) -> dict[str, Any]:
-        found = _reduction(slots, "reduce.weight", reduction)
+        found = _reduction(slots, "reduce.weight")
         if kernel_size is None:
             return found
         sizes = [state["spatial.weight"].shape[-1] for _, state in slots]
@@ -155,7 +156,7 @@ ATTENTION_RULES: dict[str, AttentionRules] = {
     ),
     # From here on there is no one convention: names are those of the layers here.
     "squeeze_excite": AttentionRules(
-        SqueezeExcite, (*_affine("reduce", DENSE), *_affine("expand", DENSE)), _gate_options(4)
+        SqueezeExcite, (*_affine("reduce", DENSE), *_affine("expand", DENSE)), _gate_options()
     ),
     "eca": AttentionRules(ECA, (Rule("conv.weight", "kernel", ALONG),), _eca_options),
     "cbam": AttentionRules(
@@ -165,7 +166,7 @@ ATTENTION_RULES: dict[str, AttentionRules] = {
             *_affine("expand", DENSE),
             *_affine("spatial", TO_ONE, SCALAR),
         ),
-        _gate_options(4, 7),
+        _gate_options(7),
     ),
     "sge": AttentionRules(SGE, (Rule("weight", "weight"), Rule("bias", "bias")), _sge_options),
     "dual": AttentionRules(
@@ -176,7 +177,7 @@ ATTENTION_RULES: dict[str, AttentionRules] = {
             *_affine("spatial", TO_ONE, SCALAR),
             *_affine("merge", POINTWISE),
         ),
-        _gate_options(4, 5),
+        _gate_options(5),
     ),
     "non_local": AttentionRules(
         NonLocal,
@@ -199,7 +200,7 @@ ATTENTION_RULES: dict[str, AttentionRules] = {
             ),
             Rule("gamma", "gamma"),
         ),
-        lambda slots: _reduction(slots, "query.weight", 8),
+        lambda slots: _reduction(slots, "query.weight"),
     ),
     "danet": AttentionRules(
         DANet,
@@ -210,7 +211,7 @@ ATTENTION_RULES: dict[str, AttentionRules] = {
             Rule("position_scale", "position_scale"),
             Rule("channel_scale", "channel_scale"),
         ),
-        lambda slots: _reduction(slots, "query.weight", 8),
+        lambda slots: _reduction(slots, "query.weight"),
     ),
 }
 

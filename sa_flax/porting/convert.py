@@ -141,7 +141,8 @@ def to_torch(model: nnx.Module) -> dict[str, np.ndarray]:
     """A network's weights under PyTorch's names: a new array each, for `load_state_dict`.
 
     They load into the network's PyTorch twin with `strict=True`, once wrapped:
-    `{name: torch.from_numpy(array) for name, array in to_torch(model).items()}`.
+    `{name: torch.from_numpy(array) for name, array in to_torch(model).items()}`. The twin of
+    `AttentionUNet` is the file torch_unet.py beside this one.
 
     Raises:
       InputError: for a network without porting rules.
