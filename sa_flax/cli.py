@@ -28,6 +28,7 @@ def denoise(
     output: Path,
     model: str = "runs/quick",
     sigma: float | None = None,
+    window: int | None = None,
 ) -> int:
     """Denoises picture files, and all pictures in folders.
 
@@ -36,10 +37,14 @@ def denoise(
         output: Folder for the results; they keep their names, and originals are never touched.
         model: Directory of a training run or of a ported network, or a released name.
         sigma: Noise level, 0-255, for a network that was trained to be told it.
+        window: Side in pixels of the window that attention's statistics are taken over, for
+            pictures much larger than the training crops; by default the whole picture.
     """
     from sa_flax.inference.denoiser import Denoiser
 
-    denoiser = Denoiser.load(model)
+    if window is not None and window < 1:
+        raise InputError(f"--window must be at least 1 pixel; got {window}.")
+    denoiser = Denoiser.load(model, window=None if window is None else (window, window))
     if (sigma is not None) != denoiser.takes_noise_level:
         raise InputError(
             f"the network in {model} needs the noise level: give --sigma (0-255)."

@@ -10,6 +10,7 @@ import numpy as np
 from flax import nnx
 
 from sa_flax.errors import InputError
+from sa_flax.functional.pooling import Window
 from sa_flax.inference.pretrained import from_pretrained
 from sa_flax.inference.run_directory import read_config, restore_ema
 from sa_flax.models.registry import network_of
@@ -26,17 +27,25 @@ class Denoiser:
     Args:
       model: a network that maps noisy (B, H, W, C) in [0, 1] to clean, with the attribute
         `channels`. It is used in evaluation mode.
+      window: (height, width) in pixels that attention's statistics are taken over, around each
+        pixel; None for the whole picture. For pictures much larger than the training crops; one
+        and a half times the crop is a good start. See `AttentionUNet.with_window`.
 
     Raises:
-      TypeError: for a network without the attribute `channels`.
+      TypeError: for a network without the attribute `channels`, and for a window where the network
+        can't take one.
     """
 
-    def __init__(self, model: nnx.Module):
+    def __init__(self, model: nnx.Module, *, window: Window = None):
         channels = getattr(model, "channels", None)
         if not isinstance(channels, int):
             raise TypeError(
                 f"{type(model).__name__} is not a denoiser: it has no number of `channels`."
             )
+        if window is not None:
+            if not hasattr(model, "with_window"):
+                raise TypeError(f"{type(model).__name__} has no statistics to take over a window.")
+            model = model.with_window(window)
         model.eval()
         self.channels = channels
         self.takes_noise_level: bool = getattr(model, "noise_level", False)
@@ -49,7 +58,7 @@ class Denoiser:
         self._forward = jax.jit(forward)
 
     @classmethod
-    def from_checkpoint(cls, run: str | Path) -> "Denoiser":
+    def from_checkpoint(cls, run: str | Path, *, window: Window = None) -> "Denoiser":
         """The network of a training run: the moving average in its newest valid checkpoint.
 
         Raises:
@@ -59,30 +68,32 @@ class Denoiser:
         config = read_config(run)
         abstract = nnx.eval_shape(lambda: network_of(config))
         graphdef, *states = nnx.split(abstract, nnx.Param, ...)
-        return cls(nnx.merge(graphdef, *restore_ema(run, *states)))
+        return cls(nnx.merge(graphdef, *restore_ema(run, *states)), window=window)
 
     @classmethod
-    def from_pretrained(cls, name: str | Path, *, revision: str | None = None) -> "Denoiser":
+    def from_pretrained(
+        cls, name: str | Path, *, revision: str | None = None, window: Window = None
+    ) -> "Denoiser":
         """A released network (`sa_flax.list_pretrained()`), or one in a directory or on the hub.
 
         Raises:
           InputError: as `sa_flax.from_pretrained`, and for a network that is no denoiser.
         """
-        model, config = from_pretrained(name, revision=revision)
+        model, _ = from_pretrained(name, revision=revision)
         try:
-            return cls(model)
+            return cls(model, window=window)
         except TypeError as error:
-            raise InputError(f"{name}: {config['model']!r} is not a denoiser.") from error
+            raise InputError(f"{name}: {error}") from error
 
     @classmethod
-    def load(cls, name: str | Path) -> "Denoiser":
+    def load(cls, name: str | Path, *, window: Window = None) -> "Denoiser":
         """`from_checkpoint` for the directory of a training run, else `from_pretrained`."""
         directory = Path(name)
         is_run = directory.is_dir() and not (directory / "model.safetensors").is_file()
         # Runs are kept in runs/: of one that is not there yet, don't say the hub hasn't got it.
         if is_run or (directory.parts[:1] == ("runs",) and not directory.is_dir()):
-            return cls.from_checkpoint(name)
-        return cls.from_pretrained(name)
+            return cls.from_checkpoint(name, window=window)
+        return cls.from_pretrained(name, window=window)
 
     def with_variables(self, *states: nnx.State) -> "Denoiser":
         """The same network with other parameters; what is compiled is shared."""

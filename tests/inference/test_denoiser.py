@@ -100,3 +100,15 @@ def test_from_checkpoint_is_the_network_that_was_saved(run_directory):
 def test_a_directory_without_a_run(tmp_path):
     with pytest.raises(InputError, match="not the directory of a training run"):
         sa_flax.Denoiser.from_checkpoint(tmp_path)
+
+
+def test_a_window(run_directory):
+    noisy = np.random.default_rng(0).random((40, 40, 3)).astype(np.float32)
+    whole = sa_flax.Denoiser.from_checkpoint(run_directory)(noisy)
+    covering = sa_flax.Denoiser.from_checkpoint(run_directory, window=(40, 40))(noisy)
+    np.testing.assert_array_equal(covering, whole)
+    small = sa_flax.Denoiser.from_checkpoint(run_directory, window=(8, 8))(noisy)
+    # Fresh gates depend on no statistics (their weights are 0): the same, by another computation.
+    np.testing.assert_allclose(small, whole, atol=1e-5)
+    with pytest.raises(TypeError, match="no statistics to take over a window"):
+        sa_flax.Denoiser(Halve(3), window=(8, 8))
