@@ -1,7 +1,11 @@
 """Before any test module is imported: eight simulated CPU devices, so that sharding is real, and
 little optimisation by the compiler, which would take longer than the tiny tests themselves."""
 
+import dataclasses
 import os
+from pathlib import Path
+
+import pytest
 
 for _flag, _value in (
     ("--xla_force_host_platform_device_count", 8),
@@ -9,12 +13,6 @@ for _flag, _value in (
 ):
     if _flag not in os.environ.get("XLA_FLAGS", ""):
         os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_flag}={_value}".strip()
-
-
-import dataclasses  # noqa: E402
-from pathlib import Path  # noqa: E402
-
-import pytest  # noqa: E402
 
 
 @pytest.fixture(scope="session")
