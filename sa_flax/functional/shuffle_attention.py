@@ -166,8 +166,8 @@ def shuffle_attention(
       groups: number of groups; 2 * groups must divide C. The paper uses 64 for classifiers.
       epsilon: added to the variance in the group norm.
       implementation: "textbook" composes the functions of this module, as written above; "fused"
-        gives the same in fewer passes over the map; "pallas" is "fused" with a kernel for TPUs for
-        the forward pass, where a pair of channels of the map fits into fast memory; None chooses:
+        gives the same in fewer passes over the map; "pallas" is "fused" with a kernel for the
+        forward pass, for maps of which a pair of channels fits into fast memory; None chooses:
         "fused", but "textbook" for maps sharded over explicit mesh axes.
 
     Returns:
