@@ -69,10 +69,10 @@ def _two_sums(term, maps: tuple[Array, ...], *, tuned: bool) -> tuple[Array, Arr
     def total(x):
         return x.reshape(x.shape[0], x.shape[1] * x.shape[2], -1).sum(1)
 
-    if not tuned:
+    width = maps[0].shape[2]
+    if not tuned or not isinstance(width, int):  # a symbol, in an export for any size
         first, second = term(*maps)
         return total(first), total(second)
-    width = maps[0].shape[2]
     blocks = min(range(min(width, 8), min(width, 3), -1), key=lambda n: width % n, default=width)
     columns = width // blocks
     edges = [columns * i for i in range(blocks + 1)]
@@ -121,12 +121,12 @@ def _per_channel(first: Array, second: Array, groups: int) -> Array:
 def _moments(x: Array, *, tuned: bool) -> _Statistics:
     """Mean and variance over rows and columns of x, (B, H, W, C), in one pass about a pivot.
 
-    The pivot is the mean of the middle row. The square of its distance from the mean is at most H
+    The pivot is the mean of the first row. The square of its distance from the mean is at most H
     times the variance, so that at most a factor H of the precision is lost, whatever is in x; with
     one pixel for a pivot it would be H W, with none there is no bound.
     """
     dtype = statistics_dtype(x.dtype)
-    row = x[:, x.shape[1] // 2].astype(dtype)
+    row = x[:, 0].astype(dtype)
     start = row[:, :1]
     (pivot,) = _pinned((start[:, 0] + jnp.mean(row - start, axis=1),), tuned=tuned)
 

@@ -1,8 +1,9 @@
 """Shuffle attention's forward pass as a Pallas kernel: one read and one write of the map.
 
 Each program holds all positions of some channels of one picture in fast memory, so that moments and
-gates need the map from slow memory once. Checked in interpret mode on CPUs only; it is not chosen
-unasked on any platform, as no benchmark on a GPU or TPU shows that it wins there.
+gates need the map from slow memory once. Checked in interpret mode on CPUs; for TPUs it has been
+lowered, not run; Pallas' back end for GPUs (Mosaic) does not lower its sums over an axis yet. It is
+not chosen unasked anywhere, as no benchmark shows that it wins.
 """
 
 import functools
@@ -15,24 +16,26 @@ from jaxtyping import Array
 
 from sa_flax.functional.pooling import statistics_dtype
 
-# Bytes that one program may hold, input and output and as much again for what it computes: shared
-# memory of a Hopper multiprocessor, vector memory of a TPU core. Interpreted on CPUs as on a TPU.
-_FAST_MEMORY = {"gpu": 200 * 2**10, "cuda": 200 * 2**10}
-_FAST_MEMORY_ELSEWHERE = 12 * 2**20
+# Bytes that one program may hold, input, output and what it computes: most of the vector memory of
+# a TPU core.
+_FAST_MEMORY = 12 * 2**20
 
 
 def _channels_per_program(x: Array) -> int:
     """Channels of each half of the map, at most, for which a program's block fits."""
-    platform = jax.default_backend()
-    memory = _FAST_MEMORY.get(platform, _FAST_MEMORY_ELSEWHERE)
+    if jax.default_backend() == "gpu":
+        raise NotImplementedError(
+            "implementation='pallas' is for TPUs: Pallas for GPUs lowers no sums over an axis. "
+            "Use implementation='fused'."
+        )
     positions, half = x.shape[1] * x.shape[2], x.shape[3] // 2
     one = 2 * positions * (2 * x.dtype.itemsize + 2 * statistics_dtype(x.dtype).itemsize)
-    fits = [c for c in range(1, half + 1) if half % c == 0 and c * one <= memory]
+    fits = [c for c in range(1, half + 1) if half % c == 0 and c * one <= _FAST_MEMORY]
     if not fits:
         raise ValueError(
             f"implementation='pallas' holds whole channels in fast memory: one pair of channels of "
-            f"{x.shape[1]} x {x.shape[2]} {x.dtype.name} pixels needs {one / 2**10:.0f} KiB, and "
-            f"{platform} has {memory / 2**10:.0f} KiB. Use implementation='fused'."
+            f"{x.shape[1]} x {x.shape[2]} {x.dtype.name} pixels needs {one / 2**10:.0f} KiB of "
+            f"{_FAST_MEMORY / 2**10:.0f} KiB. Use implementation='fused'."
         )
     return max(fits)
 
@@ -64,6 +67,7 @@ def pallas_forward(x: Array, vectors: Array, *, epsilon: float) -> tuple[Array, 
 
     Raises:
       ValueError: where not even one pair of channels fits into fast memory.
+      NotImplementedError: on GPUs.
     """
     batch, height, width, channels = x.shape
     positions, half = height * width, channels // 2

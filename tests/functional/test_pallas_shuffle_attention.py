@@ -4,6 +4,7 @@ import functools
 
 import chex
 import jax
+import jax.export
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -25,7 +26,7 @@ def test_blocks_of_channels_give_the_same(monkeypatch):
     """Fast memory for two pairs of channels of eight, so that each picture takes four programs."""
     primals = draw()
     pair = 2 * 30 * (2 * 4 + 2 * 4)
-    monkeypatch.setattr(pallas_shuffle_attention, "_FAST_MEMORY_ELSEWHERE", 2 * pair)
+    monkeypatch.setattr(pallas_shuffle_attention, "_FAST_MEMORY", 2 * pair)
     assert pallas_shuffle_attention._channels_per_program(primals[0]) == 2
     chex.assert_trees_all_close(kernel(*primals), textbook(*primals), rtol=1e-5, atol=1e-5)
 
@@ -55,3 +56,12 @@ def test_says_what_to_do_where_the_map_does_not_fit():
     large = jax.ShapeDtypeStruct((1, 2048, 2048, 16), x.dtype)
     with pytest.raises(ValueError, match=r"2048 x 2048 float32 .*implementation='fused'"):
         jax.eval_shape(kernel, large, params)
+
+
+def test_lowers_for_tpus_and_refuses_gpus(monkeypatch):
+    x, params = draw((2, 8, 8, 16))
+    jax.export.export(jax.jit(kernel), platforms=("tpu",))(x, params)
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    jax.clear_caches()
+    with pytest.raises(NotImplementedError, match=r"Use implementation='fused'"):
+        kernel(x, params)
