@@ -2,7 +2,7 @@
 
     python benchmarks/shuffle_attention.py
 
-Prints a table and writes benchmarks/results/shuffle_attention-DEVICE.json. Needs PyTorch.
+Prints a table and writes benchmarks/results/shuffle_attention-DEVICE-jax-RELEASE.json. Needs PyTorch.
 """
 
 # ruff: noqa: E402

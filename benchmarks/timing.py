@@ -75,7 +75,7 @@ def device() -> str:
 
 
 def save(name: str, results: dict[str, Any]) -> Path:
-    """Writes results, the device and the versions to benchmarks/results/NAME-DEVICE.json."""
+    """Writes results, the device and the versions to benchmarks/results/NAME-DEVICE-jax-RELEASE.json."""
     import jax
 
     versions = {}
@@ -96,6 +96,7 @@ def save(name: str, results: dict[str, Any]) -> Path:
     where = jax.default_backend()
     if where == "cpu":
         where = f"cpu-{len(os.sched_getaffinity(0))}-core"
-    path = RESULTS / f"{name}-{where}.json"
+    release = ".".join(jax.__version__.split(".")[:2])
+    path = RESULTS / f"{name}-{where}-jax-{release}.json"
     path.write_text(json.dumps(record, indent=1) + "\n")
     return path

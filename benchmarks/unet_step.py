@@ -4,7 +4,7 @@
 
 Training: 8 x 64 x 64 x 3, base width 32, four levels, Adam. Inference: 1 x 512 x 512 x 3. Each with
 shuffle attention in the decoder and without attention. Prints a table and writes
-benchmarks/results/unet_step-DEVICE.json. Needs PyTorch.
+benchmarks/results/unet_step-DEVICE-jax-RELEASE.json. Needs PyTorch.
 """
 
 # ruff: noqa: E402
