@@ -2,7 +2,8 @@
 
     python benchmarks/shuffle_attention.py
 
-Prints a table and writes benchmarks/results/shuffle_attention-DEVICE-jax-RELEASE.json. Needs PyTorch.
+Prints a table and writes benchmarks/results/shuffle_attention-DEVICE-jax-RELEASE.json. Needs
+PyTorch.
 """
 
 # ruff: noqa: E402

@@ -75,7 +75,7 @@ def device() -> str:
 
 
 def save(name: str, results: dict[str, Any]) -> Path:
-    """Writes results, the device and the versions to benchmarks/results/NAME-DEVICE-jax-RELEASE.json."""
+    """Writes results, device and versions to benchmarks/results/NAME-DEVICE-jax-RELEASE.json."""
     import jax
 
     versions = {}
