@@ -10,12 +10,12 @@ on where the run stopped.
 """
 
 import contextlib
+import errno
 import functools
-import json
-import resource
 import signal
 import sys
 import time
+from collections.abc import Iterable
 from pathlib import Path
 
 import jax
@@ -25,11 +25,11 @@ from flax import nnx
 from sa_flax.config import Config, parse_command
 from sa_flax.data.builders import open_splits
 from sa_flax.data.pipeline import Pictures, check_sizes, training_batches
-from sa_flax.errors import DivergedError, InputError
+from sa_flax.errors import DivergedError, InputError, StorageError
 from sa_flax.inference import evaluate
 from sa_flax.inference.denoiser import Denoiser
 from sa_flax.inference.run_directory import Progress
-from sa_flax.training import checkpoint, logging, run, sharding
+from sa_flax.training import checkpoint, logging, processes, run, sharding
 from sa_flax.training.state import create_state, make_optimizer
 from sa_flax.training.steps import make_train_step
 from sa_flax.xla_flags import tune_cpu
@@ -39,66 +39,68 @@ def train(config: Config, output: Path, *, resume: bool) -> int:
     """Trains, evaluates and saves; returns the exit code."""
     started = time.monotonic()
 
-    # The network, on all devices, and the pictures.
-    mesh = sharding.data_mesh()
-    sharding.check_batch(config.data.batch_size, mesh)
+    # The network, laid out over all devices, and the pictures.
+    mesh = sharding.make_mesh(config.mesh)
+    sharding.check_batch(config, mesh)
     optimizer = make_optimizer(config.optimizer, config.steps)
     graphdef, state = create_state(config, optimizer)
-    state = sharding.replicate(state, mesh)
-    splits = open_splits(config.data.source, directory=config.data.directory)
+    state = sharding.place(state, mesh)
+    splits = processes.first_then_others(
+        lambda: open_splits(config.data.source, directory=config.data.directory)
+    )
     check_sizes(splits, config.data.crop)
     pictures = functools.partial(Pictures, splits=splits, channels=config.model.channels)
     train_set = pictures(splits.train, cache_bytes=config.data.cache_mb * 2**20)
     validation_set = run.evaluation_crops(pictures(splits.validation), largest=256)
 
     # The run's directory: a new one, or one to go on with.
-    with run.claim(output, config, resume=resume) as changes:
+    with contextlib.ExitStack() as stack:
+        claim = run.claim(output, config, resume=resume)
+        changes = processes.first(lambda: stack.enter_context(claim))
         checkpoints = checkpoint.Checkpoints(output, keep=config.keep_checkpoints)
+        stack.enter_context(contextlib.closing(checkpoints))
         progress = Progress(step=0, batches=0, best_psnr=None)
         restored = checkpoints.restore(state)
         if restored is not None:
             state, progress, broken = restored
-            for line in broken:
-                print(f"skipped a broken checkpoint: step {line}")
-        print(logging.format_facts(run.facts(config, output, state.params, splits, progress)))
-        for line in changes:
-            print(f"  changed since: {line}")
-        for line in splits.skipped:
-            print(f"  skipped, not readable: {line}")
+            say(f"skipped a broken checkpoint: step {line}" for line in broken)
+        facts = run.facts(config, output, state.params, splits, progress)
+        say([logging.format_facts(facts)])
+        say(f"  changed since: {line}" for line in changes or ())
+        say(f"  skipped, not readable: {line}" for line in splits.skipped)
 
-        log = logging.RunLog(output, steps=config.steps, start=progress.step)
-        denoiser = Denoiser(nnx.merge(graphdef, state.ema, state.rest))
-        with (
-            contextlib.closing(log),
-            contextlib.closing(checkpoints),
-            run.catch_signals() as stopped_by,
-        ):
+        first = processes.is_first()
+        log = (
+            logging.RunLog(output, steps=config.steps, start=progress.step)
+            if first
+            else logging.NoLog()
+        )
+        denoiser = Denoiser(nnx.merge(graphdef, *sharding.on_one_device((state.ema, state.rest))))
+        with contextlib.closing(log), run.catch_signals() as stopped_by:
             state, progress = fit(
                 config, mesh, graphdef, optimizer, state, progress, train_set, validation_set,
                 denoiser, checkpoints, log, output, stopped_by,
             )  # fmt: skip
-        logging.save_learning_curve(output)
-        if stopped_by:
-            print(f"stopped at step {progress.step}; the same command goes on from there.")
-            return 128 + stopped_by[0]
+        denoiser = denoiser.with_variables(*sharding.on_one_device((state.ema, state.rest)))
+        stopped = progress.step < config.steps
+        if first:
+            logging.save_learning_curve(output)
+        if stopped:
+            say([f"stopped at step {progress.step}; the same command goes on from there."])
+            return 128 + (stopped_by or [signal.SIGTERM])[0]
+        if not first:
+            return 0
 
         # What it gained: the test pictures, beside the noisy input and non-local means.
         print("\nevaluating on the test pictures, beside scikit-image's non-local means")
         test_set = run.evaluation_crops(pictures(splits.test), largest=768)
-        denoiser = denoiser.with_variables(state.ema, state.rest)
         rows = evaluate.evaluate(
             {"non-local means": evaluate.non_local_means, output.name: denoiser.method},
             test_set,
             sigmas=config.evaluation_sigmas,
         )
         print(f"\n{evaluate.format_table(rows)}\n({len(test_set)} test pictures)\n")
-        results = {
-            "results": rows,
-            "seconds": round(time.monotonic() - started, 1),
-            "peak_memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
-            **run.versions(),
-        }
-        (output / "evaluation.json").write_text(json.dumps(results, indent=2) + "\n")
+        run.save_results(output, rows, seconds=time.monotonic() - started)
         samples(denoiser, test_set, config, output / "samples" / "test")
         print(f"pictures (noisy | denoised | clean): {output}/samples, {output}/learning_curve.png")
         print(f"logs: {output}/metrics.jsonl, tensorboard --logdir {output}/tensorboard")
@@ -112,7 +114,7 @@ def fit(
 ):  # fmt: skip
     """The loop: goes on from `progress` to the last step, or until a signal is caught."""
     step, best = progress.step, progress.best_psnr
-    train_step = make_train_step(graphdef, optimizer, config)
+    train_step = make_train_step(graphdef, optimizer, config, mesh)
     key = jax.random.key(config.seed)
     batches = training_batches(
         train_set,
@@ -122,9 +124,11 @@ def fit(
         process_index=jax.process_index(),
         process_count=jax.process_count(),
     )
+    monitor = run.Monitor(config.optimizer.max_skipped)
     pending: list[dict[str, jax.Array]] = []
     waited = 0.0
-    while step < config.steps and not stopped_by:
+    stopping = False
+    while step < config.steps and not stopping:
         asked = time.monotonic()
         batch = next(batches)
         waited += time.monotonic() - asked
@@ -134,20 +138,22 @@ def fit(
         log.step()
         if len(pending) > 2:  # stay at most two steps ahead of the device
             jax.block_until_ready(pending[-3])
+        if jax.process_count() == 1 or step % 10 == 0:  # all processes stop at the same step
+            stopping = processes.any_process(bool(stopped_by))
 
         last = step == config.steps
         evaluating = step % config.evaluate_every == 0 or last
         saving = step % config.checkpoint_every == 0 or last
         if step % config.log_every == 0 or saving or evaluating:
-            means = run.fetch_means(pending, last_step=step)
+            means = monitor.means(pending, last_step=step)
             log.metrics(
                 step, {**means, "seconds_waiting_for_data": waited},
                 images_per_step=config.data.batch_size,
             )  # fmt: skip
             pending, waited = [], 0.0
         psnr = None
-        if evaluating and not stopped_by:
-            denoiser = denoiser.with_variables(state.ema, state.rest)
+        if evaluating and not stopping:
+            denoiser = denoiser.with_variables(*sharding.on_one_device((state.ema, state.rest)))
             rows = evaluate.evaluate(
                 {"denoised": denoiser.method},
                 validation_set,
@@ -158,15 +164,17 @@ def fit(
             psnr = float(np.mean(list(scores.values())))
             best = psnr if best is None else max(best, psnr)
             log.validation(step, scores)
-            shown = samples(denoiser, validation_set[:2], config, output / "samples" / f"{step:07}")
-            for name, picture in shown.items():
-                log.picture(step, name, picture)
+            if processes.is_first():
+                directory = output / "samples" / f"{step:07}"
+                for name, picture in samples(
+                    denoiser, validation_set[:2], config, directory
+                ).items():
+                    log.picture(step, name, picture)
         if saving:
             checkpoints.save(state, Progress(step, step, best), psnr=psnr)
     batches.close()
-    # A run that was stopped: nothing is kept that is not finite, and nothing finite is lost.
     if pending:
-        run.fetch_means(pending, last_step=step)
+        monitor.means(pending, last_step=step)
     progress = Progress(step, step, best)
     checkpoints.save(state, progress)
     return state, progress
@@ -185,16 +193,29 @@ def samples(denoiser, pictures, config, directory: Path) -> dict[str, np.ndarray
     return shown
 
 
+def say(lines: Iterable[str]) -> None:
+    """Prints lines, in the first process only."""
+    for line in lines if processes.is_first() else ():
+        print(line)
+
+
 def main() -> int:
     tune_cpu()  # XLA reads its options when the first array is made
     try:
         command = parse_command(sys.argv[1:])
+        if command.distributed:
+            processes.start(command.coordinator, command.num_processes, command.process_id)
         return train(command.config, command.output, resume=command.resume)
     except InputError as error:
         print(f"train.py: {error}", file=sys.stderr)
         return 2
-    except DivergedError as error:
+    except (DivergedError, StorageError) as error:
         print(f"train.py: {error}", file=sys.stderr)
+        return 1
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS):
+            raise
+        print(f"train.py: can't write: {error}. Make room and run it again.", file=sys.stderr)
         return 1
 
 

@@ -100,6 +100,26 @@ class OptimizerConfig:
     """Decay of the exponential moving average of the parameters that is evaluated and kept."""
     loss: Literal["charbonnier", "l1", "l2"] = "charbonnier"
     """Distance between the denoised and the clean picture."""
+    accumulate: int = 1
+    """Work through each batch in this many parts, one after the other, and sum their gradients:
+    less memory, the same step."""
+    remat: bool = False
+    """Compute every block's features a second time in the backward pass instead of keeping them:
+    less memory, about a third more work."""
+    max_skipped: int = 10
+    """An update with a loss or gradient that is not finite is skipped; after this many in a row
+    the run stops."""
+
+
+@dataclass(frozen=True)
+class MeshConfig:
+    """How the work is laid out over the devices; what these leave over splits the batch."""
+
+    fsdp: int = 1
+    """Split parameters, moving average and the optimiser's moments over this many devices (fully
+    sharded data parallel). The batch is split over them as well."""
+    height: int = 1
+    """Split the height of every picture over this many devices."""
 
 
 @dataclass(frozen=True)
@@ -110,6 +130,7 @@ class Config:
     data: DataConfig = field(default_factory=DataConfig)
     noise: NoiseConfig = field(default_factory=NoiseConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    mesh: MeshConfig = field(default_factory=MeshConfig)
     steps: int = 3000
     """Training steps."""
     seed: int = 0
@@ -170,6 +191,11 @@ CHANGEABLE = (
     "keep_checkpoints",
     "evaluation_sigmas",
     "optimizer.learning_rate",
+    "optimizer.accumulate",
+    "optimizer.remat",
+    "optimizer.max_skipped",
+    "mesh.fsdp",
+    "mesh.height",
     "data.workers",
     "data.cache_mb",
     "data.directory",
@@ -291,6 +317,18 @@ def validate(config: Config) -> None:
         optimizer.clip_norm > 0,
         f"--optimizer.clip-norm must be above 0; got {optimizer.clip_norm:g}.",
     )
+    for name in ("accumulate", "max_skipped"):
+        value = getattr(optimizer, name)
+        flag = name.replace("_", "-")
+        require(value >= 1, f"--optimizer.{flag} must be at least 1; got {value}.")
+    require(
+        config.data.batch_size % optimizer.accumulate == 0,
+        f"--data.batch-size {config.data.batch_size} can't be worked through in "
+        f"--optimizer.accumulate {optimizer.accumulate} equal parts.",
+    )
+    for name in ("fsdp", "height"):
+        value = getattr(config.mesh, name)
+        require(value >= 1, f"--mesh.{name} must be at least 1; got {value}.")
     require(
         0 <= optimizer.ema_decay < 1,
         f"--optimizer.ema-decay must be in [0, 1); got {optimizer.ema_decay:g}.",
@@ -316,6 +354,15 @@ class Command:
     goes on where it stopped."""
     resume: bool = False
     """Insist on going on with an earlier run: without a checkpoint in the directory, stop."""
+    distributed: bool = False
+    """Train together with the other processes that run this command. On TPU pods, SLURM and Open
+    MPI they find each other; elsewhere give the next three options as well."""
+    coordinator: str | None = None
+    """HOST:PORT of the first process, for all processes the same."""
+    num_processes: int | None = None
+    """Number of processes."""
+    process_id: int | None = None
+    """Which of them this is, from 0."""
 
 
 def parse_command(arguments: Sequence[str]) -> Command:

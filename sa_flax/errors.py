@@ -1,4 +1,4 @@
-"""The one error that means: what you asked for can't be done as asked, and here is what to do."""
+"""Errors that a command prints without a traceback: they say what happened and what to do."""
 
 import difflib
 from collections.abc import Iterable
@@ -9,7 +9,11 @@ class InputError(ValueError):
 
 
 class DivergedError(RuntimeError):
-    """Training met a loss that is not finite. Commands print it and exit with code 1."""
+    """Training met losses that are not finite. Commands print it and exit with code 1."""
+
+
+class StorageError(RuntimeError):
+    """Something could not be written whole. Commands print it and exit with code 1."""
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

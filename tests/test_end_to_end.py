@@ -104,10 +104,14 @@ def test_what_a_run_shows_and_leaves(uninterrupted):
     scores = {row["method"]: row for row in results["results"]}
     assert scores["noisy"]["psnr"] == pytest.approx(20.17, abs=0.05)
     assert 0 < scores["smoke"]["ssim"] < 1
-    assert results["versions"]["jax"]
+    (start,) = [json.loads(line) for line in (directory / "starts.jsonl").read_text().splitlines()]
+    assert "train.py smoke" in start["command"]
+    for record in (results, start):
+        assert record["versions"]["jax"]
+        assert record["device"]
     for name in (
         "config.json",
-        "command.txt",
+        "starts.jsonl",
         "metrics.jsonl",
         "learning_curve.png",
         "tensorboard",
@@ -165,7 +169,7 @@ def test_training_that_diverges_says_so(environment, tmp_path):
         tmp_path,
         code=1,
     )
-    assert "not finite at step" in done.stderr
+    assert "not finite 10 times in a row" in done.stderr
     assert "--optimizer.learning-rate" in done.stderr
 
 

@@ -86,7 +86,8 @@ def training_batches(
 
     The pictures are shuffled anew in every epoch; batch number i (from 0) is the same whenever it
     is asked for, so `start=i` continues a run exactly. Of each global batch every process gets its
-    own share.
+    own share: the first its first crops, and so on, so that the whole is the same for any number of
+    processes.
 
     Args:
       pictures: what to crop from.
@@ -109,8 +110,8 @@ def training_batches(
         .random_map(TexturedCrop(config.crop))
         .random_map(FlipAndRotate())
     )
-    dataset = dataset[process_index::process_count]
-    batches = dataset.batch(config.batch_size // process_count, drop_remainder=True)[start:]
+    shares = dataset.batch(config.batch_size // process_count, drop_remainder=True)
+    batches = shares[process_index::process_count][start:]
     threads = 0 if config.workers else 2
     iterable = batches.to_iter_dataset(
         grain.ReadOptions(num_threads=threads, prefetch_buffer_size=4 if threads else 1)

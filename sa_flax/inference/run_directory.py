@@ -1,7 +1,9 @@
 """Reading what a training run left in its directory: configuration, checkpoints, moving average."""
 
+import hashlib
+import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,6 +16,7 @@ from sa_flax.errors import InputError
 
 CHECKPOINTS = "checkpoints"
 CONFIG = "config.json"
+CHECKSUMS = "checksums.json"
 
 
 class Progress(NamedTuple):
@@ -72,10 +75,28 @@ def restore_ema(run: Path, params: nnx.State, rest: nnx.State) -> tuple[nnx.Stat
 
 
 def newest_valid(
-    manager: ocp.CheckpointManager, args: Any, broken: list[str]
+    manager: ocp.CheckpointManager,
+    args: Any,
+    broken: list[str],
+    find_damage: Callable[[Path], str] | None = None,
 ) -> Iterator[tuple[int, Any]]:
+    """Yields step and content of the newest checkpoint that is whole and can be read, if any.
+
+    Args:
+      manager: manages the folder of checkpoints.
+      args: what to restore.
+      broken: gets a line, "step: reason", for every newer checkpoint.
+      find_damage: says what is wrong with a checkpoint's folder, or ""; by default `damage`.
+
+    Raises:
+      InputError: where there are checkpoints, but none is any good.
+    """
     steps = sorted(manager.all_steps(), reverse=True)
     for step in steps:
+        damaged = (find_damage or damage)(Path(manager.directory) / str(step))
+        if damaged:
+            broken.append(f"{step}: {damaged}")
+            continue
         try:
             yield step, manager.restore(step, args=args)
             return
@@ -88,3 +109,43 @@ def newest_valid(
             f"none of the checkpoints in {manager.directory} can be read:\n{listing}\n"
             "Restore them from a backup, or train in another directory (--output)."
         )
+
+
+def write_checksums(checkpoint: Path) -> None:
+    """Notes the SHA-256 of every file of a finished checkpoint, in checksums.json beside them."""
+    sums = {str(path.relative_to(checkpoint)): _sha256(path) for path in _files(checkpoint)}
+    temporary = checkpoint / f".{CHECKSUMS}.tmp"
+    temporary.write_text(json.dumps(sums, indent=1) + "\n")
+    temporary.replace(checkpoint / CHECKSUMS)
+
+
+def damage(checkpoint: Path) -> str:
+    """What is wrong with a checkpoint's files by their checksums; "" where nothing is.
+
+    A checkpoint without checksums passes: its run was killed right after it was finished.
+    """
+    noted = checkpoint / CHECKSUMS
+    if not noted.is_file():
+        return ""
+    try:
+        sums = json.loads(noted.read_text())
+        for name, expected in sums.items():
+            path = checkpoint / name
+            if not path.is_file():
+                return f"{name} is missing"
+            if _sha256(path) != expected:
+                return f"{name} is not as it was written (its SHA-256 differs)"
+    except (OSError, ValueError, AttributeError) as error:
+        return f"{CHECKSUMS}: {error}"
+    return ""
+
+
+def _files(checkpoint: Path) -> Iterator[Path]:
+    for path in sorted(checkpoint.rglob("*")):
+        if path.is_file() and path != checkpoint / CHECKSUMS:
+            yield path
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

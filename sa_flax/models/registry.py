@@ -1,6 +1,7 @@
 """Networks by name."""
 
 import importlib
+import inspect
 from typing import Any
 
 import jax
@@ -59,9 +60,28 @@ def network_of(config: Config) -> nnx.Module:
 
     They are drawn by XLA's own generator: JAX's default one takes ten seconds to compile for all
     the shapes of a U-Net on a CPU. The same seed can give other numbers on another kind of device.
+    Entries that a network does not know, such as the levels of a DnCNN, are left out.
+
+    Raises:
+      InputError: for a network that is no denoiser, or can't do what is asked of it.
     """
+    cls, _ = model_class(config.model.name)
+    # Of the class itself, flax's metaclass shows (*args, **kwargs).
+    accepted = inspect.signature(cls.__init__).parameters  # type: ignore[misc]
+    if "num_classes" in accepted:
+        raise InputError(f"{config.model.name} is not a denoiser; train attention_unet or dncnn.")
+    for flag, asked in (
+        ("--model.noise-level", config.model.noise_level),
+        ("--optimizer.remat", config.optimizer.remat),
+    ):
+        if asked and flag.split(".")[1].replace("-", "_") not in accepted:
+            raise InputError(f"{config.model.name} has no {flag}; attention_unet has.")
+    options = {
+        **config.model.options(),
+        "dtype": None if config.dtype == "float32" else jnp.dtype(config.dtype),
+        "remat": config.optimizer.remat,
+    }
     rngs = nnx.Rngs(jax.random.key(config.seed, impl="rbg"))
-    options = config.model.options()
-    if config.dtype != "float32":
-        options["dtype"] = jnp.dtype(config.dtype)
-    return create_model(config.model.name, rngs=rngs, **options)
+    return create_model(
+        config.model.name, rngs=rngs, **{k: v for k, v in options.items() if k in accepted}
+    )

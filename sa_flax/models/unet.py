@@ -57,6 +57,8 @@ class AttentionUNet(nnx.Module):
       attend: "none", "encoder", "decoder" or "both".
       attention_options: keyword arguments of the attention layers.
       noise_level: expect the noise level as a second argument, and add it as a constant channel.
+      remat: in the backward pass compute the features inside each residual block a second time,
+        instead of keeping them (`jax.checkpoint`).
       dtype: dtype of the computation, e.g. bfloat16; None takes that of input and parameters.
         The result has the input's dtype.
       param_dtype: dtype of the parameters.
@@ -77,6 +79,7 @@ class AttentionUNet(nnx.Module):
         attend: Attend = "decoder",
         attention_options: Mapping[str, Any] | None = None,
         noise_level: bool = False,
+        remat: bool = False,
         dtype: Dtype | None = None,
         param_dtype: Dtype = jnp.float32,
         rngs: nnx.Rngs,
@@ -94,6 +97,7 @@ class AttentionUNet(nnx.Module):
             if value < 1:
                 raise ValueError(f"{name} must be at least 1; got {value}.")
         self.channels, self.levels, self.noise_level = channels, levels, noise_level
+        self.remat = remat
         self.stride = 2 ** (levels - 1)
         kwargs: dict[str, Any] = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
         widths = [width * 2**level for level in range(levels)]
@@ -156,14 +160,20 @@ class AttentionUNet(nnx.Module):
         x = self.head(x)
         skips = []
         for blocks, down in zip(self.encoder, self.down, strict=True):
-            x = blocks(x)
+            x = self._through(blocks, x)
             skips.append(x)
             x = down(x)
-        x = self.bottom(x)
+        x = self._through(self.bottom, x)
         for level in reversed(range(self.levels - 1)):
-            x = self.decoder[level](self.up[level](x) + skips[level])
+            x = self._through(self.decoder[level], self.up[level](x) + skips[level])
         noise = self.tail(x)[:, :height, :width, :]
         return noisy - noise.astype(noisy.dtype)
+
+    def _through(self, stack: nnx.Sequential, x: jax.Array) -> jax.Array:
+        apply: Any = nnx.remat(ResidualBlock.__call__) if self.remat else ResidualBlock.__call__
+        for block in stack.layers:
+            x = apply(block, x)
+        return x
 
     def with_window(self, window: Window) -> "AttentionUNet":
         """This network with attention's statistics taken over a window around each pixel.

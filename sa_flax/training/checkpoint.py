@@ -1,10 +1,13 @@
 """Checkpoints by Orbax: state, moving average, data position and best PSNR, in one atomic step.
 
 A checkpoint is written beside the others under a temporary name and renamed when it is whole, so
-a run that dies while saving leaves the older ones as they were. The newest valid one wins.
+a run that dies while saving leaves the older ones as they were. The newest valid one wins. All
+processes of a run take part in saving and restoring.
 """
 
+import itertools
 import logging
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +15,15 @@ import jax
 import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, BestN, LatestN
 
-from sa_flax.inference.run_directory import CHECKPOINTS, Progress, newest_valid
+from sa_flax.errors import StorageError
+from sa_flax.inference.run_directory import (
+    CHECKPOINTS,
+    Progress,
+    damage,
+    newest_valid,
+    write_checksums,
+)
+from sa_flax.training import processes
 from sa_flax.training.state import TrainState
 
 
@@ -37,8 +48,9 @@ class Checkpoints:
                 ),
             ]
         )
+        self._folder = (run / CHECKPOINTS).resolve()
         self._manager = ocp.CheckpointManager(
-            (run / CHECKPOINTS).resolve(),
+            self._folder,
             item_names=("state", "ema", "progress"),
             options=ocp.CheckpointManagerOptions(
                 preservation_policy=policy,
@@ -48,19 +60,34 @@ class Checkpoints:
         )
 
     def save(self, state: TrainState, progress: Progress, *, psnr: float | None = None) -> None:
-        """Saves, unless this step is saved already. `psnr`: validation PSNR at this very step."""
+        """Saves, unless this step is saved already. `psnr`: validation PSNR at this very step.
+
+        Raises:
+          StorageError: where it can't be written whole; older checkpoints are as they were.
+        """
         if progress.step in self._manager.all_steps():
             return
-        self._manager.save(
-            progress.step,
-            args=ocp.args.Composite(
-                state=ocp.args.StandardSave(_without_ema(state)),
-                ema=ocp.args.StandardSave({"params": state.ema, "rest": state.rest}),
-                progress=ocp.args.JsonSave(progress._asdict()),
-            ),
-            metrics=None if psnr is None else {"psnr": psnr},
+        arguments = ocp.args.Composite(
+            state=ocp.args.StandardSave(_without_ema(state)),
+            ema=ocp.args.StandardSave({"params": state.ema, "rest": state.rest}),
+            progress=ocp.args.JsonSave(progress._asdict()),
         )
-        self._manager.wait_until_finished()
+        metrics = None if psnr is None else {"psnr": psnr}
+        try:
+            self._manager.save(progress.step, args=arguments, metrics=metrics)
+            self._manager.wait_until_finished()
+            if processes.is_first():
+                write_checksums(self._folder / str(progress.step))
+        except Exception as error:  # tensorstore, Orbax and the file system have no common class
+            for partial in self._folder.glob(f"{progress.step}.*tmp*"):
+                shutil.rmtree(partial, ignore_errors=True)
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
+            free = shutil.disk_usage(self._folder).free // 2**20
+            raise StorageError(
+                f"the checkpoint of step {progress.step} could not be saved ({reason}). Older "
+                f"checkpoints are as they were; {free} MB are free in {self._folder}. Make room, "
+                "then run the same command again to go on."
+            ) from error
 
     def restore(self, like: TrainState) -> tuple[TrainState, Progress, list[str]] | None:
         """The newest valid checkpoint, placed as `like` is, or None where there is none.
@@ -78,19 +105,21 @@ class Checkpoints:
             progress=ocp.args.JsonRestore(),
         )
         broken: list[str] = []
-        for step, restored in newest_valid(self._manager, args, broken):
-            for name in broken:
-                self._set_aside(name)
+        for step, restored in newest_valid(self._manager, args, broken, _damage_for_all):
+            self._set_aside(broken)
             state = TrainState(**restored["state"], ema=restored["ema"]["params"])
             progress = Progress(**restored["progress"])
             assert progress.step == step
             return state, progress, broken
         return None
 
-    def _set_aside(self, name: str) -> None:
-        path = Path(self._manager.directory) / name.split(":")[0]
-        path.rename(path.with_name(f"broken-{path.name}"))
-        self._manager.reload()
+    def _set_aside(self, broken: list[str]) -> None:
+        for line in broken if processes.is_first() else ():
+            step = line.split(":")[0]
+            (self._folder / step).rename(_free_name(self._folder / f"broken-{step}"))
+        if broken:
+            processes.wait_for_all("broken checkpoints set aside")
+            self._manager.reload()
 
     def close(self) -> None:
         """Waits for what is being written and lets go of Orbax's threads."""
@@ -100,3 +129,14 @@ class Checkpoints:
 def _without_ema(state: TrainState) -> dict[str, Any]:
     """The average is an item of its own in a checkpoint, so that inference reads it alone."""
     return {name: value for name, value in state._asdict().items() if name != "ema"}
+
+
+def _damage_for_all(checkpoint: Path) -> str:
+    """What process 0 finds wrong with a checkpoint, in every process."""
+    return processes.tell_all(damage(checkpoint) if processes.is_first() else "")
+
+
+def _free_name(path: Path) -> Path:
+    """`path`, or with the first number behind it under which there is nothing yet."""
+    names = (path.with_name(f"{path.name}-{number}") for number in itertools.count(2))
+    return path if not path.exists() else next(name for name in names if not name.exists())

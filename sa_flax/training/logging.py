@@ -61,16 +61,28 @@ class RunLog:
         self._bar.update()
 
     def metrics(self, step: int, values: dict[str, float], *, images_per_step: int) -> None:
-        """Logs the means of the training metrics since the last call."""
+        """Logs the means of the training metrics since the last call.
+
+        Of `seconds_waiting_for_data` the share in the time since then is logged as well.
+        """
         now = time.monotonic()
-        speed = (step - self._last_step) / max(now - self._clock, 1e-9)
+        elapsed = max(now - self._clock, 1e-9)
+        speed = (step - self._last_step) / elapsed
+        waited = min(values["seconds_waiting_for_data"] / elapsed, 1.0)
         self._clock, self._last_step = now, step
-        values = {**values, "images_per_second": speed * images_per_step}
+        values = {
+            **values,
+            "images_per_second": speed * images_per_step,
+            "share_waiting_for_data": waited,
+        }
         self._write(step, {f"train/{name}": value for name, value in values.items()})
         text = (
-            f"loss {values['loss']:.4f}  PSNR {values['psnr']:.2f} dB  "
-            f"{values['images_per_second']:.0f} images/s"
-        )
+            f"loss {values['loss']:.4f}  PSNR {values['psnr']:.2f} dB  " if "loss" in values else ""
+        ) + f"{values['images_per_second']:.0f} images/s"
+        if waited > 0.02:
+            text += f"  (waiting for data {waited:.0%})"
+        if values["skipped"]:
+            text += f"  ({values['skipped']:.0f} updates skipped: not finite)"
         self._bar.set_postfix_str(text)
         if self._bar.disable:
             left = (self._steps - step) / max(speed, 1e-9)
@@ -105,6 +117,25 @@ class RunLog:
         self._bar.close()
         self._file.close()
         self._board.close()
+
+
+class NoLog:
+    """Takes what a RunLog takes and writes nothing: the log of all processes but the first."""
+
+    def step(self) -> None:
+        """Nothing."""
+
+    def metrics(self, step: int, values: dict[str, float], *, images_per_step: int) -> None:
+        """Nothing."""
+
+    def validation(self, step: int, values: dict[str, float]) -> None:
+        """Nothing."""
+
+    def picture(self, step: int, name: str, picture: np.ndarray) -> None:
+        """Nothing."""
+
+    def close(self) -> None:
+        """Nothing."""
 
 
 def read_metrics(run: Path) -> list[dict[str, float]]:

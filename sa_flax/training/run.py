@@ -1,9 +1,13 @@
 """A run and its surroundings: its directory, its signals, what it is, what it met."""
 
 import contextlib
+import datetime
 import importlib.metadata
+import json
 import os
 import platform
+import resource
+import shlex
 import signal
 import subprocess
 import sys
@@ -20,10 +24,14 @@ from sa_flax.data.builders import Splits
 from sa_flax.errors import DivergedError, InputError
 from sa_flax.inference.run_directory import CHECKPOINTS, CONFIG, Progress
 
+STARTS = "starts.jsonl"
+
 
 @contextlib.contextmanager
 def claim(output: Path, config: Config, *, resume: bool) -> Iterator[list[str]]:
     """Makes `output` this run's directory, or takes up the run that stopped there.
+
+    Every start is noted in starts.jsonl: time, command, versions, device, git revision.
 
     Yields the settings that differ from the earlier run's (those that may), one line each. No
     other run can claim the directory meanwhile.
@@ -53,8 +61,10 @@ def claim(output: Path, config: Config, *, resume: bool) -> Iterator[list[str]]:
             temporary = earlier.with_suffix(".tmp")
             temporary.write_text(to_json(config))
             temporary.replace(earlier)
-            with (output / "command.txt").open("a") as log:
-                log.write(" ".join(sys.argv) + "\n")
+            with (output / STARTS).open("a") as log:
+                now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+                entry = {"time": now, "command": shlex.join(sys.argv), **versions()}
+                log.write(json.dumps(entry) + "\n")
             yield changes
     except filelock.Timeout as error:
         raise InputError(
@@ -113,24 +123,45 @@ def catch_signals() -> Iterator[list[int]]:
             signal.signal(number, handler)
 
 
-def fetch_means(pending: Sequence[dict[str, jax.Array]], *, last_step: int) -> dict[str, float]:
-    """Means of the metrics of the last steps, fetched from the device at once.
+class Monitor:
+    """Fetches metrics from the device, and stops a run whose updates are skipped again and again.
 
-    Raises:
-      DivergedError: where a loss or gradient is not finite, with the first step and what to try.
+    Args:
+      most_in_row: so many skipped updates in a row stop the run.
+
+    Attributes:
+      skipped: updates skipped so far, because their loss or gradient was not finite.
     """
-    fetched = jax.device_get(list(pending))
-    for offset, metrics in enumerate(fetched):
-        if not (np.isfinite(metrics["loss"]) and np.isfinite(metrics["grad_norm"])):
-            step = last_step - len(fetched) + 1 + offset
-            raise DivergedError(
-                f"the loss is not finite at step {step} (loss {metrics['loss']}, gradient norm "
-                f"{metrics['grad_norm']}). Try a lower --optimizer.learning-rate, a longer "
-                "--optimizer.warmup-steps, a lower --optimizer.clip-norm, or --dtype float32. The "
-                "last checkpoint is from before; to go on from it with a lower rate, run the same "
-                "command with --optimizer.learning-rate."
-            )
-    return {name: float(np.mean([m[name] for m in fetched])) for name in fetched[0]}
+
+    def __init__(self, most_in_row: int):
+        self.skipped, self._in_row, self._most = 0, 0, most_in_row
+
+    def means(self, pending: Sequence[dict[str, jax.Array]], *, last_step: int) -> dict[str, float]:
+        """Means of the metrics of the last steps, fetched at once; skipped: how many were.
+
+        Steps that were skipped are left out of the other means; where all were, there are none.
+
+        Raises:
+          DivergedError: where too many in a row were skipped, with the step and what to try.
+        """
+        fetched = jax.device_get(list(pending))
+        for offset, metrics in enumerate(fetched):
+            self._in_row = self._in_row + 1 if metrics["skipped"] else 0
+            self.skipped += int(metrics["skipped"])
+            if self._in_row == self._most:
+                step = last_step - len(fetched) + 1 + offset
+                raise DivergedError(
+                    f"loss or gradient was not finite {self._most} times in a row, at step {step} "
+                    f"the last time (loss {metrics['loss']}, gradient norm "
+                    f"{metrics['grad_norm']}). Try a lower --optimizer.learning-rate, a longer "
+                    "--optimizer.warmup-steps, a lower --optimizer.clip-norm, or --dtype float32. "
+                    "To go on from the last checkpoint with a lower rate, run the same command "
+                    "with --optimizer.learning-rate."
+                )
+        good = [m for m in fetched if not m["skipped"]]
+        names = [name for name in fetched[0] if name != "skipped"] if good else []
+        means = {name: float(np.mean([m[name] for m in good])) for name in names}
+        return {**means, "skipped": float(len(fetched) - len(good))}
 
 
 def evaluation_crops(
@@ -160,20 +191,43 @@ def facts(
         f"{noise.read_noise:g} of 255",
     }
     count = sum(leaf.size for leaf in jax.tree.leaves(params))
+    attention = f", attention {model.attention} ({model.attend})"
+    split = [
+        f"{what} over {n}"
+        for what, n in (("state", config.mesh.fsdp), ("height", config.mesh.height))
+        if n > 1
+    ]
     start = f"going on at step {progress.step}" if progress.step else "from the start"
     return {
         "run": f"{output} ({start}, to step {config.steps})",
         "device": f"{len(devices)} x {devices[0].device_kind} ({devices[0].platform}), "
-        f"{os.cpu_count()} CPU cores, {config.dtype}",
-        "network": f"{model.name}, {count:,} parameters, {model.channels} channel(s), attention "
-        f"{model.attention} ({model.attend})",
+        f"{os.cpu_count()} CPU cores, {config.dtype}"
+        + (f", {jax.process_count()} processes" if jax.process_count() > 1 else "")
+        + "".join(f", {s}" for s in split),
+        "network": f"{model.name}, {count:,} parameters, {model.channels} channel(s)"
+        + (attention if model.name == "attention_unet" else ""),
         "noise": levels[noise.kind],
         "data": f"{config.data.source}: {len(splits.train)} to train, {len(splits.validation)} to "
         f"validate, {len(splits.test)} to test"
         + (f"; {len(splits.skipped)} files skipped" if splits.skipped else ""),
-        "batch": f"{config.data.batch_size} crops of {config.data.crop} x {config.data.crop}",
+        "batch": f"{config.data.batch_size} crops of {config.data.crop} x {config.data.crop}"
+        + (f", {config.optimizer.accumulate} parts" if config.optimizer.accumulate > 1 else ""),
         "seed": str(config.seed),
     }
+
+
+def save_results(output: Path, rows: Sequence[dict[str, Any]], *, seconds: float) -> None:
+    """Writes evaluation.json: what was measured, how long this start of the run took, by what."""
+    results = {
+        "results": rows,
+        "seconds": round(seconds, 1),
+        "peak_memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
+        **versions(),
+    }
+    path = output / "evaluation.json"
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(json.dumps(results, indent=2) + "\n")
+    temporary.replace(path)
 
 
 def versions() -> dict[str, Any]:
@@ -188,8 +242,10 @@ def versions() -> dict[str, Any]:
 
 
 def _git_revision() -> str | None:
-    """The revision of the checkout that sa_flax runs from; None for an installed package."""
-    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
+    """The revision of the checkout that sa_flax runs from, with "-dirty" where files differ from
+    it; None for an installed package."""
+    here = str(Path(__file__).parent)
+    command = ["git", "-C", here, "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
     try:
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):

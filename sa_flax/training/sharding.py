@@ -1,6 +1,9 @@
-"""Devices: one mesh over all of them, batches split along it, the state on every device.
+"""Devices: one mesh over all of them, and what lies where on it.
 
-`jit` over a mesh is what `pmap` has become: the compiler inserts the sums over devices.
+The mesh has three axes. The batch is split over "data" and "fsdp"; parameters, their average and
+the optimiser's moments are split over "fsdp", and copied along the others; the height of pictures
+is split over "height". `jit` over a mesh is what `pmap` has become: the compiler puts in the sums
+over devices, the gathering of parameters and the exchange of rows at the edges of a convolution.
 """
 
 from typing import Any
@@ -9,29 +12,104 @@ import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from sa_flax.config import Config, MeshConfig
 from sa_flax.errors import InputError
 
 
-def data_mesh() -> Mesh:
-    """A mesh with one axis, "data", over all devices."""
-    # With explicit axes (JAX's default) the gradient of a convolution's kernel does not compile.
-    return jax.make_mesh((jax.device_count(),), ("data",), axis_types=(AxisType.Auto,))
+def make_mesh(config: MeshConfig) -> Mesh:
+    """The mesh ("data", "fsdp", "height") over all devices of all processes.
 
-
-def check_batch(batch_size: int, mesh: Mesh) -> None:
-    """Raises InputError where the batch can't be split evenly over the mesh."""
-    if batch_size % mesh.size:
+    Raises:
+      InputError: where the number of devices is no multiple of fsdp * height, or the devices of
+        one process can't hold whole pictures.
+    """
+    devices, local = jax.device_count(), jax.local_device_count()
+    if devices % (config.fsdp * config.height):
         raise InputError(
-            f"--data.batch-size {batch_size} can't be split over {mesh.size} devices; use a "
-            f"multiple of {mesh.size}."
+            f"--mesh.fsdp {config.fsdp} x --mesh.height {config.height} does not divide the number "
+            f"of devices, {devices}."
+        )
+    if local % config.height:
+        raise InputError(
+            f"--mesh.height {config.height} does not divide the {local} devices of each process: a "
+            "picture is split over the devices of one process."
+        )
+    shape = (devices // (config.fsdp * config.height), config.fsdp, config.height)
+    # With explicit axes (JAX's default) the gradient of a convolution's kernel does not compile.
+    return jax.make_mesh(shape, ("data", "fsdp", "height"), axis_types=(AxisType.Auto,) * 3)
+
+
+def check_batch(config: Config, mesh: Mesh) -> None:
+    """Raises InputError where batches or crops can't be split evenly over the mesh."""
+    parts = config.optimizer.accumulate * mesh.shape["data"] * mesh.shape["fsdp"]
+    if config.data.batch_size % parts:
+        raise InputError(
+            f"--data.batch-size {config.data.batch_size} can't be split over {mesh.size} devices"
+            + (
+                f" in --optimizer.accumulate {config.optimizer.accumulate} parts"
+                if config.optimizer.accumulate > 1
+                else ""
+            )
+            + f"; use a multiple of {parts}."
+        )
+    if config.data.crop % mesh.shape["height"]:
+        raise InputError(
+            f"--data.crop {config.data.crop} can't be split over --mesh.height "
+            f"{mesh.shape['height']} devices; use a multiple of it."
         )
 
 
 def place_batch(batch: np.ndarray, mesh: Mesh) -> jax.Array:
-    """This process's share of a batch, as its part of one global array split along "data"."""
-    return jax.make_array_from_process_local_data(NamedSharding(mesh, PartitionSpec("data")), batch)
+    """This process's share of a batch (B, H, W, C), as its part of one global array."""
+    spec = PartitionSpec(("data", "fsdp"), "height")
+    return jax.make_array_from_process_local_data(NamedSharding(mesh, spec), batch)
 
 
-def replicate(tree: Any, mesh: Mesh) -> Any:
-    """Every leaf, whole, on every device of the mesh."""
-    return jax.device_put(tree, NamedSharding(mesh, PartitionSpec()))
+def layout(tree: Any, mesh: Mesh) -> Any:
+    """Where each array of a state rests: split over "fsdp" along its longest axis that divides.
+
+    Of equally long axes the last; an array with no such axis is whole on every device.
+    """
+
+    def of(array: jax.Array) -> NamedSharding:
+        parts = mesh.shape["fsdp"]
+        axes = [a for a, size in enumerate(array.shape) if parts > 1 and size % parts == 0]
+        if not axes:
+            return NamedSharding(mesh, PartitionSpec())
+        longest = max(axes, key=lambda a: (array.shape[a], a))
+        return NamedSharding(mesh, PartitionSpec(*[None] * longest, "fsdp"))
+
+    return jax.tree.map(of, tree)
+
+
+def place(tree: Any, mesh: Mesh) -> Any:
+    """The arrays of a state, the same in every process, moved to where they rest."""
+
+    def put(array: jax.Array, sharding: NamedSharding) -> jax.Array:
+        if sharding.is_fully_addressable:
+            return jax.device_put(array, sharding)
+        host = np.asarray(array)
+        return jax.make_array_from_callback(host.shape, sharding, lambda index: host[index])
+
+    return jax.tree.map(put, tree, layout(tree, mesh))
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    """Whole, on every device."""
+    return NamedSharding(mesh, PartitionSpec())
+
+
+def on_one_device(tree: Any) -> Any:
+    """The arrays of a state, whole, on this process's first device.
+
+    Every process must call this: what is split is gathered first.
+    """
+
+    def take(array: jax.Array) -> jax.Array:
+        if not array.is_fully_replicated:
+            assert isinstance(array.sharding, NamedSharding)
+            whole = NamedSharding(array.sharding.mesh, PartitionSpec())
+            array = jax.jit(lambda x: x, out_shardings=whole)(array)
+        return array.addressable_data(0)
+
+    return jax.tree.map(take, tree)

@@ -6,10 +6,12 @@ import jax
 import jax.numpy as jnp
 import optax
 from flax import nnx
+from jax.sharding import Mesh
 
 from sa_flax.config import Config, NoiseConfig
 from sa_flax.functional.image_quality import psnr
 from sa_flax.functional.noise import gaussian_noise, poisson_gaussian_noise, uniform_levels
+from sa_flax.training.sharding import layout, replicated
 from sa_flax.training.state import TrainState
 
 Metrics = dict[str, jax.Array]
@@ -47,14 +49,24 @@ def reconstruction_loss(denoised: jax.Array, clean: jax.Array, kind: str) -> jax
 
 
 def make_train_step(
-    graphdef: nnx.GraphDef, optimizer: optax.GradientTransformation, config: Config
+    graphdef: nnx.GraphDef,
+    optimizer: optax.GradientTransformation,
+    config: Config,
+    mesh: Mesh | None = None,
 ) -> Callable[[TrainState, jax.Array, jax.Array], tuple[TrainState, Metrics]]:
     """Builds `train_step(state, batch, key) -> (state, metrics)`.
 
     `batch` is (B, H, W, C) uint8; the noise is drawn here, on the device, from
     `fold_in(key, state.step)`, so that a resumed run draws what an uninterrupted one would have.
-    Metrics are scalars: loss, psnr (dB, of the batch), grad_norm (before clipping).
+    Metrics are scalars: loss, psnr (dB, of the batch), grad_norm (before clipping), and skipped: 1
+    where loss or gradient was not finite, so that nothing but `state.step` moved; else 0.
+
+    With `config.optimizer.accumulate` the batch, with the noise it would have had anyway, goes
+    through the network in parts, and the mean of their gradients makes the step. (Batch norm takes
+    its statistics from the parts.) With a mesh, the state rests as `sharding.layout` says;
+    parameters are gathered where they are used.
     """
+    parts = config.optimizer.accumulate
 
     def train_step(
         state: TrainState, batch: jax.Array, key: jax.Array
@@ -62,25 +74,59 @@ def make_train_step(
         clean = batch.astype(jnp.float32) / 255
         noisy, sigma = corrupt(jax.random.fold_in(key, state.step), clean, config.noise)
 
-        def loss_fn(params: nnx.State):
+        def loss_fn(params: nnx.State, rest: nnx.State, noisy, sigma, clean):
+            if mesh is not None:
+                params = jax.lax.with_sharding_constraint(params, replicated(mesh))
             # copy=True: without it, batch norm's statistics would leak a tracer.
-            model = nnx.merge(graphdef, params, state.rest, copy=True)
+            model = nnx.merge(graphdef, params, rest, copy=True)
             denoised = model(noisy, sigma) if config.model.noise_level else model(noisy)
             loss = reconstruction_loss(denoised, clean, config.optimizer.loss)
             rest = nnx.state(model, nnx.Not(nnx.Param))
-            return loss, (denoised, rest)
+            return loss, (rest, jnp.mean(psnr(denoised.astype(jnp.float32), clean)))
 
-        (loss, (denoised, rest)), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
+        gradient = jax.value_and_grad(loss_fn, has_aux=True)
+
+        def accumulate(carry, part):
+            rest, grads, loss, decibels = carry
+            (part_loss, (rest, part_decibels)), part_grads = gradient(state.params, rest, *part)
+            grads = jax.tree.map(jnp.add, grads, part_grads)
+            return (rest, grads, loss + part_loss, decibels + part_decibels), None
+
+        if parts == 1:
+            (loss, (rest, decibels)), grads = gradient(
+                state.params, state.rest, noisy, sigma, clean
+            )
+        else:
+            zeros = (jax.tree.map(jnp.zeros_like, state.params), jnp.zeros(()), jnp.zeros(()))
+            split = jax.tree.map(lambda x: _in_parts(x, parts), (noisy, sigma, clean))
+            (rest, *sums), _ = jax.lax.scan(accumulate, (state.rest, *zeros), split)
+            grads, loss, decibels = jax.tree.map(lambda x: x / parts, sums)
+        if mesh is not None:
+            grads = jax.lax.with_sharding_constraint(grads, layout(grads, mesh))
+
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         # A young average follows quickly: what it holds of the random start is soon gone.
         decay = jnp.minimum(config.optimizer.ema_decay, (1 + state.step) / (10 + state.step))
         ema = optax.incremental_update(params, state.ema, 1 - decay)
+        grad_norm = optax.global_norm(grads)
+        finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
+        after = TrainState(state.step, params, rest, opt_state, ema)
+        after = jax.tree.map(lambda new, old: jnp.where(finite, new, old), after, state)
+        after = after._replace(step=state.step + 1)
+        if mesh is not None:
+            after = jax.lax.with_sharding_constraint(after, layout(after, mesh))
         metrics = {
             "loss": loss,
-            "psnr": jnp.mean(psnr(denoised.astype(jnp.float32), clean)),
-            "grad_norm": optax.global_norm(grads),
+            "psnr": decibels,
+            "grad_norm": grad_norm,
+            "skipped": 1 - finite.astype(jnp.int32),
         }
-        return TrainState(state.step + 1, params, rest, opt_state, ema), metrics
+        return after, metrics
 
     return jax.jit(train_step, donate_argnums=0)
+
+
+def _in_parts(x: jax.Array, parts: int) -> jax.Array:
+    """(B, ...) to (parts, B / parts, ...), where each part takes rows from every device."""
+    return jnp.moveaxis(x.reshape(-1, parts, *x.shape[1:]), 1, 0)

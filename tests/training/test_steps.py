@@ -7,11 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from jax.sharding import AxisType
 
 from sa_flax.config import Config, DataConfig, ModelConfig, NoiseConfig, OptimizerConfig
-from sa_flax.errors import DivergedError, InputError
-from sa_flax.training import run, sharding
+from sa_flax.errors import DivergedError
+from sa_flax.training import run
 from sa_flax.training.state import create_state, learning_rate_schedule, make_optimizer
 from sa_flax.training.steps import corrupt, make_train_step, reconstruction_loss
 
@@ -27,43 +26,13 @@ def batch(seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, 256, (8, 16, 16, 1), np.uint8)
 
 
-def train(config: Config, devices: int, steps: int = 3):
-    mesh = jax.make_mesh(
-        (devices,), ("data",), axis_types=(AxisType.Auto,), devices=jax.devices()[:devices]
-    )
-    optimizer = make_optimizer(config.optimizer, config.steps)
-    graphdef, state = create_state(config, optimizer)
-    state = sharding.replicate(state, mesh)
-    step = make_train_step(graphdef, optimizer, config)
-    losses = []
-    for i in range(steps):
-        state, metrics = step(state, sharding.place_batch(batch(i), mesh), jax.random.key(0))
-        losses.append(float(metrics["loss"]))
-    return jax.device_get(state), losses
-
-
-def test_several_devices_train_as_one():
-    one, one_losses = train(CONFIG, 1)
-    eight, eight_losses = train(CONFIG, 8)
-    # Sums over the batch in another order: a few float32 roundings, which Adam's division by the
-    # root of a tiny second moment can enlarge.
-    np.testing.assert_allclose(eight_losses, one_losses, rtol=1e-5)
-    for a, b in zip(jax.tree.leaves(one.params), jax.tree.leaves(eight.params), strict=True):
-        np.testing.assert_allclose(a, b, atol=2e-5)
-
-
-def test_a_batch_that_cannot_be_split():
-    with pytest.raises(InputError, match="use a multiple of 8"):
-        sharding.check_batch(12, sharding.data_mesh())
-
-
 def test_the_average_follows_the_parameters():
     optimizer = make_optimizer(CONFIG.optimizer, CONFIG.steps)
     graphdef, state = create_state(CONFIG, optimizer)
     before = jax.device_get(state)
     after, metrics = make_train_step(graphdef, optimizer, CONFIG)(state, batch(), jax.random.key(0))
     assert int(after.step) == 1
-    assert set(metrics) == {"loss", "psnr", "grad_norm"}
+    assert set(metrics) == {"loss", "psnr", "grad_norm", "skipped"}
     decay = min(CONFIG.optimizer.ema_decay, 1 / 10)
     for old, new, ema in zip(
         *(jax.tree.leaves(t) for t in (before.params, after.params, after.ema)), strict=True
@@ -105,8 +74,12 @@ def test_conditioning_and_bfloat16_train():
     config = dataclasses.replace(
         CONFIG, dtype="bfloat16", model=dataclasses.replace(CONFIG.model, noise_level=True)
     )
-    state, losses = train(config, 1, steps=2)
-    assert np.isfinite(losses).all()
+    optimizer = make_optimizer(config.optimizer, config.steps)
+    graphdef, state = create_state(config, optimizer)
+    step = make_train_step(graphdef, optimizer, config)
+    for i in range(2):
+        state, metrics = step(state, batch(i), jax.random.key(0))
+        assert np.isfinite(metrics["loss"])
     for tree in (state.params, state.ema):
         assert {leaf.dtype for leaf in jax.tree.leaves(tree)} == {np.dtype("float32")}
 
@@ -138,9 +111,41 @@ def test_only_kernels_decay():
     np.testing.assert_array_equal(updates["bias"], 0)
 
 
-def test_a_loss_that_is_not_finite_names_the_step():
-    good = {"loss": jnp.float32(0.1), "grad_norm": jnp.float32(1)}
-    bad = {"loss": jnp.float32(jnp.nan), "grad_norm": jnp.float32(1)}
-    assert run.fetch_means([good, good], last_step=8)["loss"] == pytest.approx(0.1)
-    with pytest.raises(DivergedError, match=r"step 9 .*--optimizer.learning-rate"):
-        run.fetch_means([good, bad, good], last_step=10)
+def test_an_update_that_is_not_finite_changes_nothing_but_the_step():
+    optimizer = make_optimizer(CONFIG.optimizer, CONFIG.steps)
+    graphdef, state = create_state(CONFIG, optimizer)
+    step = make_train_step(graphdef, optimizer, CONFIG)
+    state, metrics = step(state, batch(), jax.random.key(0))
+    assert metrics["skipped"] == 0
+    # A bias that is infinite makes the loss so; the rest of the state must stay as it is.
+    state.params["tail"]["bias"][...] = jnp.array([jnp.inf])
+    before = jax.device_get(state)
+    after, metrics = step(state, batch(), jax.random.key(0))
+    assert metrics["skipped"] == 1
+    assert not np.isfinite(metrics["loss"])
+    assert int(after.step) == int(before.step) + 1
+    jax.tree.map(np.testing.assert_array_equal, after._replace(step=before.step), before)
+
+
+def as_metrics(losses: list[float]) -> list[dict[str, jax.Array]]:
+    return [
+        {"loss": jnp.float32(x), "grad_norm": jnp.float32(1), "skipped": jnp.int32(x != x)}
+        for x in losses
+    ]
+
+
+def test_skipped_updates_are_counted_and_left_out_of_the_means():
+    monitor = run.Monitor(3)
+    nan = float("nan")
+    means = monitor.means(as_metrics([0.1, nan, 0.3]), last_step=3)
+    assert means == {"loss": pytest.approx(0.2), "grad_norm": 1, "skipped": 1}
+    assert monitor.means(as_metrics([nan, nan]), last_step=5) == {"skipped": 2}
+    assert monitor.skipped == 3
+
+
+def test_too_many_skipped_in_a_row_stop_the_run():
+    monitor = run.Monitor(3)
+    nan = float("nan")
+    monitor.means(as_metrics([nan, nan, 0.1, nan]), last_step=4)
+    with pytest.raises(DivergedError, match=r"3 times .*step 6 .*--optimizer.learning-rate"):
+        monitor.means(as_metrics([nan, nan, nan, 0.1]), last_step=8)
