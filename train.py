@@ -12,6 +12,7 @@ on where the run stopped.
 import contextlib
 import errno
 import functools
+import os
 import signal
 import sys
 import time
@@ -211,6 +212,9 @@ def main() -> int:
         return 2
     except (DivergedError, StorageError) as error:
         print(f"train.py: {error}", file=sys.stderr)
+        return 1
+    except BrokenPipeError:  # whoever read the output has left; a checkpoint was not asked for
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS):

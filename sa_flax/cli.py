@@ -29,6 +29,7 @@ def denoise(
     model: str = "runs/quick",
     sigma: float | None = None,
     window: int | None = None,
+    devices: int = 1,
 ) -> int:
     """Denoises picture files, and all pictures in folders.
 
@@ -39,12 +40,15 @@ def denoise(
         sigma: Noise level, 0-255, for a network that was trained to be told it.
         window: Side in pixels of the window that attention's statistics are taken over, for
             pictures much larger than the training crops; by default the whole picture.
+        devices: Split the rows of each picture over this many devices, for pictures that one
+            device has too little memory for.
     """
     from sa_flax.inference.denoiser import Denoiser
 
     if window is not None and window < 1:
         raise InputError(f"--window must be at least 1 pixel; got {window}.")
-    denoiser = Denoiser.load(model, window=None if window is None else (window, window))
+    side = None if window is None else (window, window)
+    denoiser = Denoiser.load(model, window=side, devices=devices)
     if (sigma is not None) != denoiser.takes_noise_level:
         raise InputError(
             f"the network in {model} needs the noise level: give --sigma (0-255)."

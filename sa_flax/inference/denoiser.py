@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from sa_flax.errors import InputError
 from sa_flax.functional.pooling import Window
@@ -30,13 +31,19 @@ class Denoiser:
       window: (height, width) in pixels that attention's statistics are taken over, around each
         pixel; None for the whole picture. For pictures much larger than the training crops; one
         and a half times the crop is a good start. See `AttentionUNet.with_window`.
+      devices: split the rows of every picture over this many of this process's devices, for
+        pictures too large for one. Rows at the edges are exchanged and attention's sums taken over
+        all devices, so the result is the same. Where the height is no multiple of `devices` (times
+        2^(levels - 1) for a U-Net) the picture is continued by its mirror image first, which counts
+        in attention's statistics.
 
     Raises:
+      InputError: where there are not so many devices.
       TypeError: for a network without the attribute `channels`, and for a window where the network
         can't take one.
     """
 
-    def __init__(self, model: nnx.Module, *, window: Window = None):
+    def __init__(self, model: nnx.Module, *, window: Window = None, devices: int = 1):
         channels = getattr(model, "channels", None)
         if not isinstance(channels, int):
             raise TypeError(
@@ -49,16 +56,23 @@ class Denoiser:
         model.eval()
         self.channels = channels
         self.takes_noise_level: bool = getattr(model, "noise_level", False)
-        graphdef, self._state = nnx.split(model)
+        graphdef, state = nnx.split(model)
+        self._rows: NamedSharding | None = None
+        if devices != 1:
+            self._rows = NamedSharding(_mesh(devices), PartitionSpec(None, "height"))
+            self._row_multiple = devices * getattr(model, "stride", 1)
+        self._state = self._everywhere(state)
 
         def forward(state: nnx.State, noisy: jax.Array, sigma: Any) -> jax.Array:
             network = nnx.merge(graphdef, state)
             return network(noisy) if sigma is None else network(noisy, sigma)
 
-        self._forward = jax.jit(forward)
+        self._forward = jax.jit(forward, out_shardings=self._rows)
 
     @classmethod
-    def from_checkpoint(cls, run: str | Path, *, window: Window = None) -> "Denoiser":
+    def from_checkpoint(
+        cls, run: str | Path, *, window: Window = None, devices: int = 1
+    ) -> "Denoiser":
         """The network of a training run: the moving average in its newest valid checkpoint.
 
         Raises:
@@ -68,11 +82,16 @@ class Denoiser:
         config = read_config(run)
         abstract = nnx.eval_shape(lambda: network_of(config))
         graphdef, *states = nnx.split(abstract, nnx.Param, ...)
-        return cls(nnx.merge(graphdef, *restore_ema(run, *states)), window=window)
+        return cls(nnx.merge(graphdef, *restore_ema(run, *states)), window=window, devices=devices)
 
     @classmethod
     def from_pretrained(
-        cls, name: str | Path, *, revision: str | None = None, window: Window = None
+        cls,
+        name: str | Path,
+        *,
+        revision: str | None = None,
+        window: Window = None,
+        devices: int = 1,
     ) -> "Denoiser":
         """A released network (`sa_flax.list_pretrained()`), or one in a directory or on the hub.
 
@@ -81,24 +100,24 @@ class Denoiser:
         """
         model, _ = from_pretrained(name, revision=revision)
         try:
-            return cls(model, window=window)
+            return cls(model, window=window, devices=devices)
         except TypeError as error:
             raise InputError(f"{name}: {error}") from error
 
     @classmethod
-    def load(cls, name: str | Path, *, window: Window = None) -> "Denoiser":
+    def load(cls, name: str | Path, *, window: Window = None, devices: int = 1) -> "Denoiser":
         """`from_checkpoint` for the directory of a training run, else `from_pretrained`."""
         directory = Path(name)
         is_run = directory.is_dir() and not (directory / "model.safetensors").is_file()
         # Runs are kept in runs/: of one that is not there yet, don't say the hub hasn't got it.
         if is_run or (directory.parts[:1] == ("runs",) and not directory.is_dir()):
-            return cls.from_checkpoint(name, window=window)
-        return cls.from_pretrained(name, window=window)
+            return cls.from_checkpoint(name, window=window, devices=devices)
+        return cls.from_pretrained(name, window=window, devices=devices)
 
     def with_variables(self, *states: nnx.State) -> "Denoiser":
         """The same network with other parameters; what is compiled is shared."""
         other = copy.copy(self)
-        other._state = nnx.merge_state(*states)
+        other._state = self._everywhere(nnx.merge_state(*states))
         return other
 
     def __call__(self, noisy: Any, sigma: float | None = None) -> Any:
@@ -131,22 +150,51 @@ class Denoiser:
         """The form that `evaluate` compares: a blind network is not told the noise level."""
         return self(noisy, sigma if self.takes_noise_level else None)
 
+    def _everywhere(self, state: nnx.State) -> nnx.State:
+        if self._rows is None:
+            return state
+        return jax.device_put(state, NamedSharding(self._rows.mesh, PartitionSpec()))
+
+    def _run(self, x: np.ndarray, sigma: float | None) -> np.ndarray:
+        """(B, H, W, channels) through the network, on one device or by rows on several."""
+        if self._rows is None:
+            return np.asarray(self._forward(self._state, x, sigma))
+        height = x.shape[1]
+        missing = -height % self._row_multiple
+        if missing:
+            x = np.pad(x, ((0, 0), (0, missing), (0, 0), (0, 0)), mode="symmetric")
+        return np.asarray(self._forward(self._state, jax.device_put(x, self._rows), sigma))[
+            :, :height
+        ]
+
     def _denoise_channels(self, x: np.ndarray, sigma: float | None) -> np.ndarray:
         """(B, H, W, C) float32 through the network, whatever its number of channels."""
         batch, height, width, channels = x.shape
         if channels == self.channels:
-            return np.asarray(self._forward(self._state, x, sigma))
+            return self._run(x, sigma)
         if self.channels == 1:
             planes = np.moveaxis(x, -1, 1).reshape(-1, height, width, 1)
-            y = np.asarray(self._forward(self._state, planes, sigma))
+            y = self._run(planes, sigma)
             return np.moveaxis(y.reshape(batch, channels, height, width), 1, -1)
         if channels == 1:
             repeated = np.repeat(x, self.channels, axis=-1)
-            y = np.asarray(self._forward(self._state, repeated, sigma))
+            y = self._run(repeated, sigma)
             return y.mean(axis=-1, keepdims=True)
         raise ValueError(
             f"a network for {self.channels} channels can't denoise a picture with {channels}."
         )
+
+
+def _mesh(devices: int) -> Mesh:
+    available = jax.local_devices()
+    if not 1 <= devices <= len(available):
+        raise InputError(
+            f"can't split pictures over {devices} devices: this process has {len(available)} "
+            f"({available[0].device_kind})."
+        )
+    return jax.make_mesh(
+        (devices,), ("height",), axis_types=(AxisType.Auto,), devices=available[:devices]
+    )
 
 
 def _as_batch(x: np.ndarray) -> np.ndarray:

@@ -73,21 +73,31 @@ class Checkpoints:
             progress=ocp.args.JsonSave(progress._asdict()),
         )
         metrics = None if psnr is None else {"psnr": psnr}
+        self._require_room(state, progress.step)
         try:
             self._manager.save(progress.step, args=arguments, metrics=metrics)
             self._manager.wait_until_finished()
             if processes.is_first():
                 write_checksums(self._folder / str(progress.step))
         except Exception as error:  # tensorstore, Orbax and the file system have no common class
-            for partial in self._folder.glob(f"{progress.step}.*tmp*"):
-                shutil.rmtree(partial, ignore_errors=True)
+            # What there is of it has a temporary name, and goes when the folder is next opened.
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
-            free = shutil.disk_usage(self._folder).free // 2**20
-            raise StorageError(
-                f"the checkpoint of step {progress.step} could not be saved ({reason}). Older "
-                f"checkpoints are as they were; {free} MB are free in {self._folder}. Make room, "
-                "then run the same command again to go on."
-            ) from error
+            raise self._not_saved(progress.step, reason) from error
+
+    def _require_room(self, state: TrainState, step: int) -> None:
+        """Raises StorageError where the disk can't take this process's part of a checkpoint."""
+        shards = (s for leaf in jax.tree.leaves(state) for s in leaf.addressable_shards)
+        needed = 1.1 * sum(s.data.nbytes for s in shards if s.replica_id == 0) + 2**20
+        if shutil.disk_usage(self._folder).free < needed:
+            raise self._not_saved(step, f"it takes {needed / 2**20:.1f} MB")
+
+    def _not_saved(self, step: int, reason: str) -> StorageError:
+        free = shutil.disk_usage(self._folder).free / 2**20
+        return StorageError(
+            f"the checkpoint of step {step} could not be saved ({reason}; {free:.1f} MB are free "
+            f"in {self._folder}). Older checkpoints are as they were. Make room, then run the same "
+            "command again to go on from the newest."
+        )
 
     def restore(self, like: TrainState) -> tuple[TrainState, Progress, list[str]] | None:
         """The newest valid checkpoint, placed as `like` is, or None where there is none.

@@ -1,15 +1,28 @@
 """Checkpoints: exact round trip, what is kept, and broken ones."""
 
 import dataclasses
+import os
+import resource
+import shutil
+import subprocess
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import numpy as np
 import pytest
 
 from sa_flax.config import Config, ModelConfig, to_json
-from sa_flax.errors import InputError
-from sa_flax.inference.run_directory import CHECKPOINTS, CONFIG, Progress, restore_ema
+from sa_flax.errors import InputError, StorageError
+from sa_flax.inference.run_directory import (
+    CHECKPOINTS,
+    CHECKSUMS,
+    CONFIG,
+    Progress,
+    damage,
+    restore_ema,
+)
 from sa_flax.training import run
 from sa_flax.training.checkpoint import Checkpoints
 from sa_flax.training.state import TrainState, create_state, make_optimizer
@@ -87,6 +100,87 @@ def test_a_truncated_newest_checkpoint_gives_way_to_the_one_before(tmp_path, fre
     save(tmp_path, fresh, {2: None})
     assert restore(tmp_path, fresh)[1].step == 2
     assert (tmp_path / CHECKPOINTS / "broken-2").is_dir()
+
+
+def flip_one_bit(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 0b100
+    path.write_bytes(content)
+
+
+def test_one_flipped_bit_anywhere_is_noticed(tmp_path, fresh):
+    save(tmp_path, fresh, {1: None, 2: None})
+    folder = tmp_path / CHECKPOINTS
+    files = [p.relative_to(folder / "2") for p in (folder / "2").rglob("*") if p.is_file()]
+    flipped = [f for f in files if (folder / "2" / f).stat().st_size and f.name != CHECKSUMS]
+    assert len(flipped) > 5
+    for name in flipped:
+        flip_one_bit(folder / "2" / name)
+        params, _ = restore_ema(tmp_path, fresh.params, fresh.rest)
+        jax.tree.map(np.testing.assert_array_equal, params, at_step(fresh, 1).ema)
+        flip_one_bit(folder / "2" / name)
+    flip_one_bit(folder / "2" / flipped[-1])
+    state, progress, broken = restore(tmp_path, fresh)
+    assert progress.step == 1
+    jax.tree.map(np.testing.assert_array_equal, state, at_step(fresh, 1))
+    assert broken == [f"2: {flipped[-1]} is not as it was written (its SHA-256 differs)"]
+
+
+def test_a_missing_file_is_named_and_missing_checksums_pass(tmp_path, fresh):
+    save(tmp_path, fresh, {1: None, 2: None})
+    folder = tmp_path / CHECKPOINTS
+    (folder / "2" / CHECKSUMS).unlink()  # killed between the checkpoint and its checksums
+    (folder / "1" / "progress" / "metadata").unlink()
+    assert damage(folder / "1") == "progress/metadata is missing"
+    assert restore(tmp_path, fresh)[1].step == 2
+
+
+def test_a_disk_with_too_little_room(tmp_path, fresh, monkeypatch):
+    save(tmp_path, fresh, {1: None})
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=2**20))
+    with pytest.raises(StorageError, match=r"step 2 .*it takes 1.0 MB; 1.0 MB are free.*Make room"):
+        save(tmp_path, fresh, {2: None})
+    assert [p.name for p in (tmp_path / CHECKPOINTS).iterdir()] == ["1"]
+
+
+def save_twice_and_fail_the_second_time(directory: Path) -> None:
+    """A limit on the size of files stands for a full disk: the same calls fail."""
+    optimizer = make_optimizer(CONFIGURATION.optimizer, CONFIGURATION.steps)
+    fresh = create_state(CONFIGURATION, optimizer)[1]
+    checkpoints = Checkpoints(directory)
+    checkpoints.save(at_step(fresh, 1), Progress(1, 3, 30.5))
+    _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (500, hard))
+    try:
+        checkpoints.save(at_step(fresh, 2), Progress(2, 6, 30.5))
+    except StorageError as error:
+        print(error, flush=True)
+        os._exit(7)
+
+
+def test_a_disk_that_fills_up_while_saving(tmp_path, fresh):
+    """In a process of its own: Orbax writes in several threads, and all of them fail."""
+    code = (
+        "import sys, pathlib; from tests.training import test_checkpoint as t; "
+        "t.save_twice_and_fail_the_second_time(pathlib.Path(sys.argv[1]))"
+    )
+    root = Path(__file__).parents[2]
+    done = subprocess.run(
+        [sys.executable, "-c", code, tmp_path],
+        cwd=root,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 7, done.stderr
+    assert "the checkpoint of step 2 could not be saved" in done.stdout
+    assert "Older checkpoints are as they were. Make room" in done.stdout
+    state, progress, broken = restore(tmp_path, fresh)
+    jax.tree.map(np.testing.assert_array_equal, state, at_step(fresh, 1))
+    assert (progress.step, broken) == (1, [])
+    assert [p.name for p in (tmp_path / CHECKPOINTS).iterdir()] == ["1"]
+    save(tmp_path, fresh, {2: None})
+    assert restore(tmp_path, fresh)[1].step == 2
 
 
 def test_all_broken_is_an_error_that_lists_them(tmp_path, fresh):
