@@ -6,6 +6,7 @@ is split over "height". `jit` over a mesh is what `pmap` has become: the compile
 over devices, the gathering of parameters and the exchange of rows at the edges of a convolution.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -16,27 +17,30 @@ from sa_flax.config import Config, MeshConfig
 from sa_flax.errors import InputError
 
 
-def make_mesh(config: MeshConfig) -> Mesh:
-    """The mesh ("data", "fsdp", "height") over all devices of all processes.
+def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -> Mesh:
+    """The mesh ("data", "fsdp", "height"), over all devices of all processes unless some are given.
 
     Raises:
       InputError: where the number of devices is no multiple of fsdp * height, or the devices of
         one process can't hold whole pictures.
     """
-    devices, local = jax.device_count(), jax.local_device_count()
-    if devices % (config.fsdp * config.height):
+    devices = jax.devices() if devices is None else devices
+    if len(devices) % (config.fsdp * config.height):
         raise InputError(
             f"--mesh.fsdp {config.fsdp} x --mesh.height {config.height} does not divide the number "
-            f"of devices, {devices}."
+            f"of devices, {len(devices)}."
         )
+    local = len({d for d in devices if d.process_index == jax.process_index()})
     if local % config.height:
         raise InputError(
             f"--mesh.height {config.height} does not divide the {local} devices of each process: a "
             "picture is split over the devices of one process."
         )
-    shape = (devices // (config.fsdp * config.height), config.fsdp, config.height)
+    shape = (len(devices) // (config.fsdp * config.height), config.fsdp, config.height)
     # With explicit axes (JAX's default) the gradient of a convolution's kernel does not compile.
-    return jax.make_mesh(shape, ("data", "fsdp", "height"), axis_types=(AxisType.Auto,) * 3)
+    return jax.make_mesh(
+        shape, ("data", "fsdp", "height"), axis_types=(AxisType.Auto,) * 3, devices=devices
+    )
 
 
 def check_batch(config: Config, mesh: Mesh) -> None:
@@ -61,8 +65,12 @@ def check_batch(config: Config, mesh: Mesh) -> None:
 
 def place_batch(batch: np.ndarray, mesh: Mesh) -> jax.Array:
     """This process's share of a batch (B, H, W, C), as its part of one global array."""
-    spec = PartitionSpec(("data", "fsdp"), "height")
-    return jax.make_array_from_process_local_data(NamedSharding(mesh, spec), batch)
+    return jax.make_array_from_process_local_data(batch_sharding(mesh), batch)
+
+
+def batch_sharding(mesh: Mesh) -> NamedSharding:
+    """Where a batch (B, H, W, C) lies."""
+    return NamedSharding(mesh, PartitionSpec(("data", "fsdp"), "height"))
 
 
 def layout(tree: Any, mesh: Mesh) -> Any:

@@ -59,12 +59,7 @@ def test_each_device_holds_its_rows_alone():
     model = network("shuffle", width=8, levels=2)
 
     def bytes_of(devices: int) -> int:
-        denoiser = sa_flax.Denoiser(model, devices=devices)
-        x = np.zeros((1, 512, 128, 3), np.float32)
-        if denoiser._rows is not None:
-            x = jax.device_put(x, denoiser._rows)
-        compiled = denoiser._forward.lower(denoiser._state, x, None).compile()
-        memory = compiled.memory_analysis()
+        memory = sa_flax.Denoiser(model, devices=devices).compile(512, 128).memory_analysis()
         return memory.temp_size_in_bytes + memory.output_size_in_bytes
 
     # The rows exchanged at the edges, one or two of 64 to each side, come on top.

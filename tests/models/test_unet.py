@@ -159,3 +159,19 @@ def test_the_gates_start_does_not_unsettle_training():
     assert with_gate[-10:].mean() < 0.5 * with_gate[:3].mean(), "does not learn"
     assert with_gate.max() < 2 * with_gate[0], "the loss leaps"
     assert with_gate[-10:].mean() < 1.25 * without[-10:].mean(), "learns worse than without"
+
+
+def test_remat_keeps_less_and_gives_the_same():
+    x = jax.random.uniform(jax.random.key(0), (1, 16, 16, 1))
+
+    def of(remat: bool):
+        model = small(channels=1, levels=2, remat=remat)
+        graphdef, params = nnx.split(model)
+        out, backward = jax.vjp(lambda p: nnx.merge(graphdef, p)(x), params)
+        kept = sum(leaf.nbytes for leaf in jax.tree.leaves(backward))
+        return kept, out, *backward(jnp.ones_like(out))
+
+    kept, *plain = of(False)
+    kept_with_remat, *remat = of(True)
+    assert kept_with_remat < 0.8 * kept
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), plain, remat)

@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import optax
 import pytest
-from jax.sharding import AxisType, Mesh, PartitionSpec
+from jax.sharding import Mesh, PartitionSpec
 
 from sa_flax.config import Config, DataConfig, MeshConfig, ModelConfig, OptimizerConfig
 from sa_flax.errors import InputError
@@ -26,10 +26,7 @@ CONFIG = Config(
 
 
 def one_device() -> Mesh:
-    return jax.make_mesh(
-        (1, 1, 1), ("data", "fsdp", "height"), axis_types=(AxisType.Auto,) * 3,
-        devices=jax.devices()[:1],
-    )  # fmt: skip
+    return sharding.make_mesh(MeshConfig(), jax.devices()[:1])
 
 
 def batch(seed: int) -> np.ndarray:
@@ -121,8 +118,7 @@ def test_a_checkpoint_of_eight_devices_is_restored_on_others(tmp_path, after):
     checkpoints = Checkpoints(tmp_path)
     checkpoints.save(jax.tree.map(lambda x: x + 1, eight), Progress(5, 5, None))
     checkpoints.close()
-    devices = np.array(jax.devices()[: 2 * after.fsdp]).reshape(2, after.fsdp, 1)
-    mesh = Mesh(devices, ("data", "fsdp", "height"))
+    mesh = sharding.make_mesh(after, jax.devices()[: 2 * after.fsdp])
     checkpoints = Checkpoints(tmp_path)
     state, progress, broken = checkpoints.restore(sharding.place(fresh, mesh))
     checkpoints.close()
