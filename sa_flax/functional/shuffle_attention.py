@@ -213,9 +213,9 @@ def shuffle_attention(
         next convolution by `fold_channel_shuffle`. Not with implementation="pallas".
       implementation: "textbook" composes the functions of this module, as written above; "fused"
         gives the same in fewer passes over the map, without a window; "pallas" is "fused" with a
-        kernel for the forward pass, for maps of which a pair of channels fits into fast memory;
-        None chooses: "fused", but "textbook" with a window and for maps sharded over explicit mesh
-        axes.
+        kernel for the forward pass, except on GPUs only for maps of which a pair of channels fits
+        into fast memory; None chooses: "fused", but "textbook" with a window and for maps sharded
+        over explicit mesh axes.
 
     Returns:
       A map of x's shape and dtype.
