@@ -250,14 +250,14 @@ def _on_platform(function, *args, **static):
 # transpose. Their own derivatives, for grad of grad, are those of the textbook form.
 
 
-def _textbook(x, *params, groups, epsilon):
+def _textbook(x, *params, groups, epsilon, shuffle=True):
     from sa_flax.functional.shuffle_attention import (  # it imports this module
         ShuffleAttentionParams,
         textbook_shuffle_attention,
     )
 
     return textbook_shuffle_attention(
-        x, ShuffleAttentionParams(*params), groups=groups, epsilon=epsilon
+        x, ShuffleAttentionParams(*params), groups=groups, epsilon=epsilon, shuffle=shuffle
     )
 
 

@@ -2,8 +2,8 @@
 
 Each program holds all positions of some channels of one picture in fast memory, so that moments and
 gates need the map from slow memory once. Checked in interpret mode on CPUs; for TPUs it has been
-lowered, not run; Pallas' back end for GPUs (Mosaic) does not lower its sums over an axis yet. It is
-not chosen unasked anywhere, as no benchmark shows that it wins.
+lowered, not run. GPUs take another one, `pallas_gpu_shuffle_attention`. Neither is chosen unasked
+anywhere, as no benchmark shows that it wins.
 """
 
 import functools
@@ -14,6 +14,7 @@ from jax import lax
 from jax.experimental import pallas as pl
 from jaxtyping import Array
 
+from sa_flax.functional.pallas_gpu_shuffle_attention import gpu_forward, triton
 from sa_flax.functional.pooling import statistics_dtype
 
 # Bytes that one program may hold, input, output and what it computes: most of the vector memory of
@@ -23,11 +24,6 @@ _FAST_MEMORY = 12 * 2**20
 
 def _channels_per_program(x: Array) -> int:
     """Channels of each half of the map, at most, for which a program's block fits."""
-    if jax.default_backend() == "gpu":
-        raise NotImplementedError(
-            "implementation='pallas' is for TPUs: Pallas for GPUs lowers no sums over an axis. "
-            "Use implementation='fused'."
-        )
     positions, half = x.shape[1] * x.shape[2], x.shape[3] // 2
     one = 2 * positions * (2 * x.dtype.itemsize + 2 * statistics_dtype(x.dtype).itemsize)
     fits = [c for c in range(1, half + 1) if half % c == 0 and c * one <= _FAST_MEMORY]
@@ -66,9 +62,13 @@ def pallas_forward(x: Array, vectors: Array, *, epsilon: float) -> tuple[Array, 
       epsilon: added to the variance.
 
     Raises:
-      ValueError: where not even one pair of channels fits into fast memory.
-      NotImplementedError: on GPUs.
+      ValueError: but for GPUs, where not even one pair of channels fits into fast memory.
+      NotImplementedError: on GPUs, where this JAX has no Triton back end.
     """
+    on_gpu = functools.partial(gpu_forward, epsilon=epsilon)
+    if jax.default_backend() == "gpu":
+        interpreted = functools.partial(on_gpu, interpret=True)
+        return tuple(lax.platform_dependent(x, vectors, cpu=interpreted, default=on_gpu))
     batch, height, width, channels = x.shape
     positions, half = height * width, channels // 2
     block = _channels_per_program(x)
@@ -77,7 +77,7 @@ def pallas_forward(x: Array, vectors: Array, *, epsilon: float) -> tuple[Array, 
     statistics_spec = pl.BlockSpec((1, 2, block), lambda b, c: (b, 0, c))
 
     def call(x, vectors, *, interpret):
-        return pl.pallas_call(
+        out, *moments = pl.pallas_call(
             functools.partial(_kernel, epsilon=epsilon),
             grid=(batch, half // block),
             in_specs=[
@@ -93,12 +93,16 @@ def pallas_forward(x: Array, vectors: Array, *, epsilon: float) -> tuple[Array, 
                 *[statistics] * 3,
             ],
             interpret=interpret,
-        )(x, vectors)
+        )(x.reshape(batch, positions, 2, half), vectors.reshape(3, 2, half))
+        return (out.reshape(x.shape), *(m.reshape(batch, channels) for m in moments))
 
-    out, *moments = lax.platform_dependent(
-        x.reshape(batch, positions, 2, half),
-        vectors.reshape(3, 2, half),
-        cpu=functools.partial(call, interpret=True),
-        default=functools.partial(call, interpret=False),
+    return tuple(
+        lax.platform_dependent(
+            x,
+            vectors,
+            cpu=functools.partial(call, interpret=True),
+            default=functools.partial(call, interpret=False),
+            # For an export; JAX's own choice for GPUs could not lower the sums.
+            **({"cuda": on_gpu} if triton() else {}),
+        )
     )
-    return (out.reshape(x.shape), *(m.reshape(batch, channels) for m in moments))

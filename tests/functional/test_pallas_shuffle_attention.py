@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from sa_flax.functional import ShuffleAttentionParams, pallas_shuffle_attention, shuffle_attention
+from sa_flax.functional import pallas_gpu_shuffle_attention as gpu
 
 textbook = functools.partial(shuffle_attention, groups=2, implementation="textbook")
 kernel = functools.partial(shuffle_attention, groups=2, implementation="pallas")
@@ -58,10 +59,79 @@ def test_says_what_to_do_where_the_map_does_not_fit():
         jax.eval_shape(kernel, large, params)
 
 
-def test_lowers_for_tpus_and_refuses_gpus(monkeypatch):
+def test_lowers_for_tpus():
     x, params = draw((2, 8, 8, 16))
     jax.export.export(jax.jit(kernel), platforms=("tpu",))(x, params)
-    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+
+
+# --- The kernel for GPUs ------------------------------------------------------------------------
+
+needs_triton = pytest.mark.skipif(gpu.triton() is None, reason="this JAX has no Triton back end")
+
+
+@pytest.fixture
+def as_on_a_gpu(monkeypatch):
+    """JAX says that it has a GPU, so that the GPU's kernel is what it interprets on the CPU.
+
+    Compiled functions are forgotten before and after, as the answer is not part of their key.
+    """
     jax.clear_caches()
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    yield
+    jax.clear_caches()
+
+
+@needs_triton
+@pytest.mark.filterwarnings("ignore:.*[Tt]riton:DeprecationWarning")
+@pytest.mark.parametrize("shape", [(2, 5, 6, 16), (1, 20, 33, 20), (3, 1, 1, 4), (1, 16, 32, 48)])
+@pytest.mark.parametrize("dtype", [jnp.float64, jnp.float32, jnp.bfloat16])
+def test_gpu_kernel_computes_the_same(shape, dtype):
+    """Blocks of positions and of channels that are full, and that are cut off.
+
+    Tolerance: roundings of sums of up to 660 terms, or of the result to bfloat16.
+    """
+    with jax.enable_x64(dtype == jnp.float64):
+        rng = np.random.default_rng(0)
+        wide = jnp.promote_types(dtype, jnp.float32)
+        x = jnp.asarray(rng.standard_normal(shape) + 2, dtype)
+        vectors = jnp.asarray(rng.standard_normal((3, shape[-1])), wide)
+        out, mean, offset, variance = gpu.gpu_forward(x, vectors, epsilon=1e-5, interpret=True)
+        expected = pallas_shuffle_attention.pallas_forward(x, vectors, epsilon=1e-5)
+        assert out.dtype == dtype
+        tolerance = {jnp.float64: 1e-12, jnp.float32: 1e-5, jnp.bfloat16: 2**-7}[dtype]
+        chex.assert_trees_all_close(
+            (out.astype(wide), mean + offset, variance),
+            (expected[0].astype(wide), expected[1] + expected[2], expected[3]),
+            rtol=tolerance,
+            atol=tolerance,
+        )
+
+
+@needs_triton
+@pytest.mark.filterwarnings("ignore:.*[Tt]riton:DeprecationWarning")
+def test_gpu_kernel_gradient(as_on_a_gpu):
+    x, params = draw()
+    loss = lambda f: lambda x, p: jnp.sum(jnp.sin(f(x, p)))  # noqa: E731
+    expected, got = (jax.grad(loss(f), argnums=(0, 1))(x, params) for f in (textbook, kernel))
+    chex.assert_trees_all_close(got, expected, rtol=1e-4, atol=1e-4)
+
+
+@needs_triton
+@pytest.mark.filterwarnings("ignore:.*[Tt]riton:DeprecationWarning")
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_lowers_for_nvidia_gpus(dtype):
+    x, params = draw((2, 8, 8, 16), dtype)
+    target = "__gpu$xla.gpu.triton"
+    exported = jax.export.export(
+        jax.jit(kernel),
+        platforms=("cuda",),
+        # Exported kernels may not run in another release: of no matter here.
+        disabled_checks=[jax.export.DisabledSafetyCheck.custom_call(target)],
+    )(x, params)
+    assert target in exported.mlir_module()
+
+
+def test_without_triton_it_says_what_to_use(as_on_a_gpu, monkeypatch):
+    monkeypatch.setattr(gpu, "triton", lambda: None)
     with pytest.raises(NotImplementedError, match=r"Use implementation='fused'"):
-        kernel(x, params)
+        kernel(*draw())
