@@ -25,7 +25,7 @@ from flax import nnx
 from sa_flax.config import Config, parse_command
 from sa_flax.data.builders import open_splits
 from sa_flax.data.pipeline import Pictures, check_sizes, training_batches
-from sa_flax.errors import DivergedError, InputError
+from sa_flax.errors import DivergedError, InputError, out_of_memory
 from sa_flax.inference import evaluate
 from sa_flax.inference.denoiser import Denoiser
 from sa_flax.inference.run_directory import Progress
@@ -195,6 +195,16 @@ def main() -> int:
         return 2
     except DivergedError as error:
         print(f"train.py: {error}", file=sys.stderr)
+        return 1
+    except (MemoryError, RuntimeError) as error:
+        if not out_of_memory(error):
+            raise
+        reason = str(error).splitlines()[:1] or ["MemoryError"]
+        print(
+            f"train.py: not enough memory ({reason[0][:200]}). Lower --data.batch-size, "
+            "--data.crop or --model.width.",
+            file=sys.stderr,
+        )
         return 1
 
 

@@ -144,7 +144,7 @@ class Denoiser:
             repeated = np.repeat(x, self.channels, axis=-1)
             y = np.asarray(self._forward(self._state, repeated, sigma))
             return y.mean(axis=-1, keepdims=True)
-        raise ValueError(
+        raise InputError(
             f"a network for {self.channels} channels can't denoise a picture with {channels}."
         )
 
@@ -187,5 +187,10 @@ def _to_unit(x: np.ndarray) -> np.ndarray:
 def _from_unit(x: np.ndarray, dtype: np.dtype) -> np.ndarray:
     x = np.clip(x, 0, 1)
     if dtype in (np.uint8, np.uint16):
+        if np.isnan(x).any():  # clipped, infinity is a number
+            raise InputError(
+                "the network's result is not a number everywhere: its weights are damaged, or its "
+                "training diverged."
+            )
         return np.round(x * np.iinfo(dtype).max).astype(dtype)
     return x.astype(dtype)

@@ -59,9 +59,20 @@ def network_of(config: Config) -> nnx.Module:
 
     They are drawn by XLA's own generator: JAX's default one takes ten seconds to compile for all
     the shapes of a U-Net on a CPU. The same seed can give other numbers on another kind of device.
+
+    Raises:
+      InputError: where the network can't be built with these options.
     """
     rngs = nnx.Rngs(jax.random.key(config.seed, impl="rbg"))
     options = config.model.options()
     if config.dtype != "float32":
         options["dtype"] = jnp.dtype(config.dtype)
-    return create_model(config.model.name, rngs=rngs, **options)
+    try:
+        return create_model(config.model.name, rngs=rngs, **options)
+    except InputError:
+        raise
+    except (TypeError, ValueError) as error:  # an option that the network hasn't got, or its value
+        raise InputError(
+            f"the network {config.model.name!r} can't be built from these options --model.*: "
+            f"{error}"
+        ) from error

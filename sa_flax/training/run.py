@@ -33,7 +33,7 @@ def claim(output: Path, config: Config, *, resume: bool) -> Iterator[list[str]]:
         is going on; or where `resume` is asked for and there is nothing to resume.
     """
     earlier = output / CONFIG
-    if output.exists() and not output.is_dir():
+    if os.path.exists(output) and not os.path.isdir(output):
         raise InputError(f"{output} is a file; --output must be a directory.")
     if resume and not (earlier.is_file() and any(_checkpoints(output))):
         raise InputError(
@@ -48,6 +48,11 @@ def claim(output: Path, config: Config, *, resume: bool) -> Iterator[list[str]]:
     changes = _compare(earlier, config, output) if earlier.is_file() else []
     try:
         output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(
+            f"can't make the directory {output} ({error.strerror}). Choose another --output."
+        ) from error
+    try:
         lock = filelock.FileLock(output / ".lock", timeout=0)
         with lock:
             temporary = earlier.with_suffix(".tmp")
