@@ -225,16 +225,9 @@ def _process(
         started = time.monotonic()
         try:
             picture = read_picture(source)
-            pixels = function(picture.pixels, index)
+            pixels = _apply(function, picture.pixels, index, source)
             write_picture(target, Picture(pixels, picture.metadata))
-        except (InputError, MemoryError, RuntimeError) as error:
-            if out_of_memory(error):
-                height, width = picture.pixels.shape[:2]
-                error = InputError(
-                    f"{source}: not enough memory for {width} x {height} pixels; cut it into parts."
-                )
-            elif not isinstance(error, InputError):
-                raise
+        except InputError as error:
             failed += 1
             print(f"sa-flax: {error}", file=sys.stderr)
             continue
@@ -244,6 +237,23 @@ def _process(
     if failed:
         print(f"sa-flax: {failed} of {len(jobs)} pictures failed.", file=sys.stderr)
     return 1 if failed else 0
+
+
+def _apply(
+    function: Callable[[np.ndarray, int], np.ndarray], pixels: np.ndarray, index: int, source: Path
+) -> np.ndarray:
+    """`function(pixels, index)`, with errors that name the file."""
+    try:
+        return function(pixels, index)
+    except InputError as error:
+        raise InputError(f"{source}: {error}") from error
+    except (MemoryError, RuntimeError) as error:
+        if not out_of_memory(error):
+            raise
+        height, width = pixels.shape[:2]
+        raise InputError(
+            f"{source}: not enough memory for {width} x {height} pixels; cut it into parts."
+        ) from error
 
 
 def _jobs(paths: Sequence[Path], output: Path) -> list[tuple[Path, Path]]:

@@ -1,6 +1,7 @@
 """A trained network, ready to use on pictures of any kind."""
 
 import copy
+import os
 from pathlib import Path
 from typing import Any
 
@@ -89,9 +90,10 @@ class Denoiser:
     def load(cls, name: str | Path, *, window: Window = None) -> "Denoiser":
         """`from_checkpoint` for the directory of a training run, else `from_pretrained`."""
         directory = Path(name)
-        is_run = directory.is_dir() and not (directory / "model.safetensors").is_file()
+        exists = os.path.isdir(directory)
+        is_run = exists and not os.path.isfile(directory / "model.safetensors")
         # Runs are kept in runs/: of one that is not there yet, don't say the hub hasn't got it.
-        if is_run or (directory.parts[:1] == ("runs",) and not directory.is_dir()):
+        if is_run or (directory.parts[:1] == ("runs",) and not exists):
             return cls.from_checkpoint(name, window=window)
         return cls.from_pretrained(name, window=window)
 
@@ -185,12 +187,11 @@ def _to_unit(x: np.ndarray) -> np.ndarray:
 
 
 def _from_unit(x: np.ndarray, dtype: np.dtype) -> np.ndarray:
-    x = np.clip(x, 0, 1)
     if dtype in (np.uint8, np.uint16):
-        if np.isnan(x).any():  # clipped, infinity is a number
+        if not np.isfinite(x).all():  # integers would hide it
             raise InputError(
-                "the network's result is not a number everywhere: its weights are damaged, or its "
-                "training diverged."
+                "the network's result is not finite: its weights are damaged, or its training "
+                "diverged."
             )
-        return np.round(x * np.iinfo(dtype).max).astype(dtype)
-    return x.astype(dtype)
+        return np.round(np.clip(x, 0, 1) * np.iinfo(dtype).max).astype(dtype)
+    return np.clip(x, 0, 1).astype(dtype)

@@ -1,6 +1,7 @@
 """Reading what a training run left in its directory: configuration, checkpoints, moving average."""
 
 import logging
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -37,7 +38,7 @@ def read_config(run: Path) -> Config:
       InputError: where `run` is not a run's directory, or its configuration is damaged.
     """
     path = run / CONFIG
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise InputError(
             f"{run} is not the directory of a training run (it has no {CONFIG}). "
             "`python train.py` makes one: runs/quick."
