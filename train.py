@@ -25,7 +25,7 @@ from flax import nnx
 from sa_flax.config import Config, parse_command
 from sa_flax.data.builders import open_splits
 from sa_flax.data.pipeline import Pictures, check_sizes, training_batches
-from sa_flax.errors import DivergedError, InputError, out_of_memory
+from sa_flax.errors import DivergedError, InputError, WorkerDiedError, out_of_memory
 from sa_flax.inference import evaluate
 from sa_flax.inference.denoiser import Denoiser
 from sa_flax.inference.run_directory import Progress
@@ -193,7 +193,7 @@ def main() -> int:
     except InputError as error:
         print(f"train.py: {error}", file=sys.stderr)
         return 2
-    except DivergedError as error:
+    except (DivergedError, WorkerDiedError) as error:
         print(f"train.py: {error}", file=sys.stderr)
         return 1
     except (MemoryError, RuntimeError) as error:

@@ -12,6 +12,10 @@ class DivergedError(RuntimeError):
     """Training met a loss that is not finite. Commands print it and exit with code 1."""
 
 
+class WorkerDiedError(RuntimeError):
+    """A process that prepares training data is gone. Commands print it and exit with code 1."""
+
+
 def out_of_memory(error: Exception) -> bool:
     """Whether an error of Python, NumPy or JAX means that there was not enough memory."""
     # JAX has one class for all that goes wrong on a device; the status stands in its message.

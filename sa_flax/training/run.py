@@ -17,6 +17,7 @@ import numpy as np
 
 from sa_flax.config import CHANGEABLE, Config, differences, from_json, to_json
 from sa_flax.data.builders import Splits
+from sa_flax.data.pipeline import describe_cache
 from sa_flax.errors import DivergedError, InputError
 from sa_flax.inference.run_directory import CHECKPOINTS, CONFIG, Progress
 
@@ -35,17 +36,17 @@ def claim(output: Path, config: Config, *, resume: bool) -> Iterator[list[str]]:
     earlier = output / CONFIG
     if os.path.exists(output) and not os.path.isdir(output):
         raise InputError(f"{output} is a file; --output must be a directory.")
-    if resume and not (earlier.is_file() and any(_checkpoints(output))):
+    if resume and not (os.path.isfile(earlier) and any(_checkpoints(output))):
         raise InputError(
             f"nothing to resume in {output}. Leave --resume out to start there, or give the "
             "directory of an earlier run with --output."
         )
-    if not earlier.is_file() and output.is_dir() and any(_visible(output)):
+    if not os.path.isfile(earlier) and os.path.isdir(output) and any(_visible(output)):
         raise InputError(
             f"{output} is not empty and is not a training run's directory. Choose another with "
             "--output."
         )
-    changes = _compare(earlier, config, output) if earlier.is_file() else []
+    changes = _compare(earlier, config, output) if os.path.isfile(earlier) else []
     try:
         output.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -176,6 +177,7 @@ def facts(
         "data": f"{config.data.source}: {len(splits.train)} to train, {len(splits.validation)} to "
         f"validate, {len(splits.test)} to test"
         + (f"; {len(splits.skipped)} files skipped" if splits.skipped else ""),
+        "memory": describe_cache(config.data),
         "batch": f"{config.data.batch_size} crops of {config.data.crop} x {config.data.crop}",
         "seed": str(config.seed),
     }
