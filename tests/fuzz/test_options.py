@@ -96,13 +96,16 @@ def training_arguments(draw: st.DrawFn) -> list[str]:
     return arguments
 
 
-@cases(150)
+@cases(120)
 @given(training_arguments())
 def test_options_of_a_training_run(arguments):
     command = outcome(parse_command, arguments)
-    if not isinstance(command, Command):
-        return
-    config = command.config
+    if isinstance(command, Command):
+        check_usable(command.config)
+
+
+def check_usable(config: Config) -> None:
+    """What every configuration must be that was not refused."""
     assert from_json(to_json(config)) == config
     for name, value in flat(dataclasses.asdict(config)).items():
         for number in value if isinstance(value, tuple) else (value,):
@@ -115,7 +118,28 @@ def test_options_of_a_training_run(arguments):
     jax.random.key(config.seed)
 
 
-@cases(60)
+EXTREMES = (math.nan, math.inf, -math.inf, -1, -0.5, 0, 1, 2**31, 2**32, 2**70, 1e5, 1e308)
+
+
+@pytest.mark.parametrize("name", [n for n in OPTIONS[1:] if n not in FLAGS])
+def test_extreme_numbers(name):
+    """All of them for every option that is a number, without the command line in between."""
+    *path, last = name.split(".")
+    owner = getattr(Config(), path[0]) if path else Config()
+    usual = getattr(owner, last)
+    if isinstance(usual, str | dict | None):
+        return
+    for number in EXTREMES:
+        if isinstance(usual, int) and not isinstance(number, int):
+            continue  # neither the command line nor JSON gives one
+        value = (0.0, number) if isinstance(usual, tuple) else number
+        changed = dataclasses.replace(owner, **{last: value})
+        config = dataclasses.replace(Config(), **{path[0]: changed}) if path else changed
+        if refusal(validate, config, names=f"--{name.replace('_', '-')}") is None:
+            check_usable(config)
+
+
+@cases(40)
 @given(st.sampled_from(OPTIONS), st.integers(0, 20), st.sampled_from("aeqxz-."), st.booleans())
 def test_misspelt_options_leave_with_a_hint(option, place, letter, replace):
     flag = f"--{option.replace('_', '-')}"
@@ -203,6 +227,15 @@ def test_entries_of_a_configuration(option, value, action):
         assert 0 < optimizer.learning_rate < math.inf
 
 
+@cases(60)
+@given(st.sampled_from(["noise.sigma_range", "evaluation_sigmas"]), st.lists(json_values))
+def test_lists_in_a_configuration(option, value):
+    text = json.dumps(altered(json.loads(to_json(Config())), option.split("."), value, "replace"))
+    if refusal(lambda: validate(from_json(text))) is None:
+        assert all(isinstance(v, int | float) and not isinstance(v, bool) for v in value)
+        assert len(value) == 2 or option == "evaluation_sigmas"
+
+
 @cases(100)
 @given(damaged(to_json(Config()).encode()))
 def test_damaged_configurations(content):
@@ -235,27 +268,33 @@ places = st.sampled_from(
 )
 
 
+USUAL = {
+    "denoise": {"--output": ["out", "in", "same"]},
+    "add-noise": {"--output": ["out", "in", "same"], "--sigma": ["5", "60"]},
+    "evaluate": {"--images": ["in"], "--sigma": ["15"]},
+}
+
+
 @st.composite
 def use_arguments(draw: st.DrawFn) -> list[str]:
-    name = draw(st.sampled_from(["denoise", "add-noise", "evaluate", "port", "", "denoize"]))
+    name = draw(st.sampled_from([*USUAL, *USUAL, "port", "", "denoize"]))
+    usual = USUAL.get(name, {})
+    # Most options as one should give them, so that a wrong one meets right ones.
     words = [name]
-    for option, value in (
-        ("--output", places),
-        ("--images", places),
-        ("--json", places),
-        ("--sigma", values),
-        ("--seed", values),
-        ("--window", values),
-        ("--outptu", values),
+    for option, wrong in (
+        *(("--output", places), ("--images", places), ("--json", places)),
+        *(("--sigma", values), ("--seed", values), ("--window", values), ("--outptu", values)),
     ):
-        usual = {"denoise": ("--output",), "add-noise": ("--output", "--sigma")}.get(name, ())
-        usual = ("--images",) if name == "evaluate" else usual
-        if draw(st.integers(0, 9)) < (9 if option in usual else 2):
-            words += [option, draw(value)]
-    return [*words, *draw(st.lists(places | values, min_size=1, max_size=2))]
+        chance = draw(st.integers(0, 9))
+        if chance == 0 or (option == "--seed" and chance < 4 and usual):
+            words += [option, draw(wrong)]
+        elif option in usual:
+            words += [option, draw(st.sampled_from(usual[option]))]
+    right = st.sampled_from(["in", "in/a.png", "same/a.png"])
+    return [*words, *draw(st.lists(right | right | places | values, min_size=1, max_size=2))]
 
 
-@cases(300)
+@cases(200)
 @given(use_arguments())
 def test_options_of_the_commands(workplace, arguments):
     with contextlib.chdir(workplace), untouched(workplace / "in"):
@@ -272,6 +311,19 @@ def test_options_of_the_commands(workplace, arguments):
             assert "partial" not in name
             assert path.read_bytes()[:1] in (b"\x89", b"{")
             path.unlink()
+
+
+@pytest.mark.parametrize(
+    ("command", "option"),
+    [
+        *(("add-noise in --output out --sigma 5", o) for o in ("--sigma", "--seed")),
+        *(("evaluate any --images in --sigma 15", o) for o in ("--sigma", "--seed")),
+        *(("denoise in --output out", o) for o in ("--sigma", "--window")),
+    ],
+)
+def test_numbers_of_the_commands(workplace, command, option):
+    for number in NUMBERS:
+        assert outcome(cli.main, [*command.split(), option, number]) in (None, 0, 2), number
 
 
 @cases(60)
