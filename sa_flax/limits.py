@@ -4,8 +4,9 @@ import math
 
 from sa_flax.errors import InputError
 
-# Forty times the whole range; beyond it nothing is left to denoise, and numbers overflow.
-LARGEST_LEVEL = 10_000.0
+# Twice the whole range: nothing is left to denoise there, and values stay within what `Denoiser`
+# takes for a picture in [0, 1].
+LARGEST_LEVEL = 510.0
 
 
 def check_level(option: str, level: float) -> None:

@@ -67,7 +67,10 @@ class Denoiser:
         """
         run = Path(run)
         config = read_config(run)
-        abstract = nnx.eval_shape(lambda: network_of(config))
+        try:
+            abstract = nnx.eval_shape(lambda: network_of(config))
+        except InputError as error:
+            raise InputError(f"{run}: {error}") from error
         graphdef, *states = nnx.split(abstract, nnx.Param, ...)
         return cls(nnx.merge(graphdef, *restore_ema(run, *states)), window=window)
 

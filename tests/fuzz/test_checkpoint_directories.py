@@ -140,7 +140,7 @@ def test_what_is_no_directory(tmp_path):
 
 # When Orbax fails over one array, tensorstore's threads find no one to report the others to.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-@cases(70)
+@cases(50)
 @given(st.data())
 def test_harmed_directories_of_runs(run_directory, copy_of, data):
     directory = copy_of(run_directory)
@@ -150,7 +150,7 @@ def test_harmed_directories_of_runs(run_directory, copy_of, data):
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-@cases(80)
+@cases(60)
 @given(st.data(), json_values | st.sampled_from([-1, 2**70, 10**6, 2.5]))
 def test_altered_configurations_of_runs(run_directory, copy_of, data, value):
     directory = copy_of(run_directory)
