@@ -101,6 +101,12 @@ with tfds.core.registered.skip_registration():
             self.folder = folder
             super().__init__(**kwargs)
 
+        def __getstate__(self) -> dict[str, Any]:
+            # Sent to a worker process, a builder is built again from its arguments; TFDS knows only
+            # its own.
+            state = super().__getstate__()
+            return {"_original_state": {**state["_original_state"], "folder": self.folder}}
+
         def _info(self) -> tfds.core.DatasetInfo:
             return tfds.core.DatasetInfo(
                 builder=self,

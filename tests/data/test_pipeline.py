@@ -160,6 +160,9 @@ def test_any_folder_of_images(folder, cache):
     assert len(everything) == 6
     assert len(splits.validation) == len(splits.test) == 1
     assert all(p.shape == (40, 50, 3) and p.dtype == np.uint8 for p in everything)
+    # As worker processes get it.
+    sent = pickle.loads(pickle.dumps(Pictures(splits.train, splits, channels=3)))
+    np.testing.assert_array_equal(sent[1], splits.image_of(splits.train[1]))
     assert len(splits.skipped) == 1
     assert splits.skipped[0].startswith("broken.png: ")
     with pytest.raises(InputError, match="smaller than the training crop of 64 x 64"):
