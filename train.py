@@ -10,7 +10,6 @@ on where the run stopped.
 """
 
 import contextlib
-import errno
 import functools
 import os
 import signal
@@ -26,7 +25,7 @@ from flax import nnx
 from sa_flax.config import Config, parse_command
 from sa_flax.data.builders import open_splits
 from sa_flax.data.pipeline import Pictures, check_sizes, training_batches
-from sa_flax.errors import DivergedError, InputError, StorageError
+from sa_flax.errors import explain
 from sa_flax.inference import evaluate
 from sa_flax.inference.denoiser import Denoiser
 from sa_flax.inference.run_directory import Progress
@@ -207,20 +206,16 @@ def main() -> int:
         if command.distributed:
             processes.start(command.coordinator, command.num_processes, command.process_id)
         return train(command.config, command.output, resume=command.resume)
-    except InputError as error:
-        print(f"train.py: {error}", file=sys.stderr)
-        return 2
-    except (DivergedError, StorageError) as error:
-        print(f"train.py: {error}", file=sys.stderr)
-        return 1
-    except BrokenPipeError:  # whoever read the output has left; a checkpoint was not asked for
+    except BrokenPipeError:  # whoever read the output has left
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS):
+    except Exception as error:
+        explained = explain(error)
+        if explained is None:
             raise
-        print(f"train.py: can't write: {error}. Make room and run it again.", file=sys.stderr)
-        return 1
+        code, message = explained
+        print(f"train.py: {message}", file=sys.stderr)
+        return code
 
 
 if __name__ == "__main__":

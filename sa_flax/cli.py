@@ -4,7 +4,10 @@ Exit codes: 0 all done; 1 some files failed (each is named, the others are done)
 itself was wrong.
 """
 
+import contextlib
+import io
 import json
+import os
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -14,7 +17,8 @@ from typing import Annotated
 import numpy as np
 import tyro
 
-from sa_flax.errors import InputError
+from sa_flax.errors import InputError, out_of_memory
+from sa_flax.limits import check_level, check_seed
 from sa_flax.xla_flags import tune_cpu
 
 app = tyro.extras.SubcommandApp()
@@ -47,6 +51,8 @@ def denoise(
 
     if window is not None and window < 1:
         raise InputError(f"--window must be at least 1 pixel; got {window}.")
+    if sigma is not None:
+        check_level("--sigma", sigma)
     side = None if window is None else (window, window)
     denoiser = Denoiser.load(model, window=side, devices=devices)
     if (sigma is not None) != denoiser.takes_noise_level:
@@ -72,8 +78,8 @@ def add_noise(paths: Paths, output: Path, sigma: float, seed: int = 0) -> int:
         sigma: Standard deviation of the noise, 0-255.
         seed: Fixes the noise.
     """
-    if sigma < 0:
-        raise InputError(f"--sigma can't be negative; got {sigma:g}.")
+    check_level("--sigma", sigma)
+    check_seed("--seed", seed)
 
     def noisy(pixels: np.ndarray, index: int) -> np.ndarray:
         top = np.iinfo(pixels.dtype).max
@@ -108,14 +114,20 @@ def evaluate(
         seed: Fixes the noise.
         json_file: Write the results to this file as well.
     """
-    from sa_flax.data.builders import decode_rgb8, find_pictures
+    from sa_flax.data.builders import find_pictures
+    from sa_flax.data.decoding import read_rgb8
     from sa_flax.data.pipeline import to_channels
     from sa_flax.inference import evaluate as evaluation
     from sa_flax.inference.denoiser import Denoiser
 
-    if any(s < 0 for s in sigma):
-        raise InputError(f"--sigma can't be negative; got {' '.join(f'{s:g}' for s in sigma)}.")
-    if not images.is_dir():
+    if not sigma:
+        raise InputError("--sigma needs at least one noise level.")
+    for level in sigma:
+        check_level("--sigma", level)
+    check_seed("--seed", seed)
+    if json_file is not None and os.path.isdir(json_file):
+        raise InputError(f"{json_file} is a folder; --json takes the name of a file.")
+    if not os.path.isdir(images):
         raise InputError(f"no folder {images}. --images takes a folder of clean pictures.")
     files = find_pictures(images)
     if not files:
@@ -124,12 +136,19 @@ def evaluate(
     pictures, failed = [], 0
     for file in files:
         try:
-            pictures.append(to_channels(decode_rgb8(file.read_bytes()), denoiser.channels))
-        except Exception as error:  # Pillow's decoders raise all sorts of errors
+            picture = read_rgb8(file)
+            if min(picture.shape[:2]) < evaluation.SMALLEST:
+                height, width = picture.shape[:2]
+                raise InputError(
+                    f"{file}: is {width} x {height} pixels; SSIM is defined from "
+                    f"{evaluation.SMALLEST} x {evaluation.SMALLEST}."
+                )
+            pictures.append(to_channels(picture, denoiser.channels))
+        except InputError as error:
             failed += 1
-            print(f"{file}: not a readable picture ({error}); left out.", file=sys.stderr)
+            print(f"{str(error).removesuffix('.')}; left out.", file=sys.stderr)
     if not pictures:
-        raise InputError(f"none of the {len(files)} pictures in {images} can be read.")
+        raise InputError(f"none of the {len(files)} pictures in {images} can be used.")
     methods: dict[str, evaluation.Method] = {}
     if baseline:
         methods["non-local means"] = evaluation.non_local_means
@@ -143,8 +162,7 @@ def evaluate(
     )
     print(f"{evaluation.format_table(rows)}\n({len(pictures)} pictures in {images})")
     if json_file is not None:
-        json_file.parent.mkdir(parents=True, exist_ok=True)
-        json_file.write_text(json.dumps({"model": model, "results": rows}, indent=2) + "\n")
+        _write_whole(json_file, json.dumps({"model": model, "results": rows}, indent=2) + "\n")
     return 1 if failed else 0
 
 
@@ -178,6 +196,19 @@ def port(
     return 0
 
 
+def _write_whole(path: Path, text: str) -> None:
+    partial = path.with_name(f".{os.getpid()}.partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial.write_text(text, encoding="utf-8")
+        partial.replace(path)
+    except OSError as error:
+        raise InputError(f"{path}: can't be written ({error.strerror}).") from error
+    finally:
+        with contextlib.suppress(OSError):
+            partial.unlink()
+
+
 def _quiet(line: str) -> None:
     del line
 
@@ -198,7 +229,7 @@ def _process(
         started = time.monotonic()
         try:
             picture = read_picture(source)
-            pixels = function(picture.pixels, index)
+            pixels = _apply(function, picture.pixels, index, source)
             write_picture(target, Picture(pixels, picture.metadata))
         except InputError as error:
             failed += 1
@@ -212,6 +243,23 @@ def _process(
     return 1 if failed else 0
 
 
+def _apply(
+    function: Callable[[np.ndarray, int], np.ndarray], pixels: np.ndarray, index: int, source: Path
+) -> np.ndarray:
+    """`function(pixels, index)`, with errors that name the file."""
+    try:
+        return function(pixels, index)
+    except InputError as error:
+        raise InputError(f"{source}: {error}") from error
+    except (MemoryError, RuntimeError) as error:
+        if not out_of_memory(error):
+            raise
+        height, width = pixels.shape[:2]
+        raise InputError(
+            f"{source}: not enough memory for {width} x {height} pixels; cut it into parts."
+        ) from error
+
+
 def _jobs(paths: Sequence[Path], output: Path) -> list[tuple[Path, Path]]:
     """(source, target) of every picture that is asked for.
 
@@ -223,7 +271,7 @@ def _jobs(paths: Sequence[Path], output: Path) -> list[tuple[Path, Path]]:
 
     jobs = []
     for path in paths:
-        if path.is_dir():
+        if os.path.isdir(path):
             found = find_pictures(path)
             if not found:
                 raise InputError(f"no pictures in {path}.")
@@ -232,7 +280,7 @@ def _jobs(paths: Sequence[Path], output: Path) -> list[tuple[Path, Path]]:
             jobs.append((path, output / path.name))
     if not jobs:
         raise InputError("give at least one picture or folder.")
-    if output.exists() and not output.is_dir():
+    if os.path.exists(output) and not os.path.isdir(output):
         raise InputError(f"{output} is a file; --output must be a folder.")
     taken: dict[Path, Path] = {}
     for source, target in jobs:
@@ -242,9 +290,9 @@ def _jobs(paths: Sequence[Path], output: Path) -> list[tuple[Path, Path]]:
                 "into different folders."
             )
         taken[target] = source
-    originals = {source.resolve() for source, _ in jobs}
+    originals = {os.path.realpath(source) for source, _ in jobs}
     for target in taken:
-        if target.resolve() in originals:
+        if os.path.realpath(target) in originals:
             raise InputError(
                 f"{target} would overwrite an original. Choose another --output folder."
             )
@@ -254,6 +302,9 @@ def _jobs(paths: Sequence[Path], output: Path) -> list[tuple[Path, Path]]:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit code."""
     tune_cpu()  # XLA reads its options when the first array is made
+    for stream in (sys.stdout, sys.stderr):  # names of files may be no text at all
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
         return app.cli(prog="sa-flax", description=__doc__, args=arguments)
     except InputError as error:

@@ -16,6 +16,7 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from sa_flax.errors import InputError, nearest
+from sa_flax.limits import check_finite, check_level, check_seed
 
 
 @dataclass(frozen=True)
@@ -215,7 +216,7 @@ def from_json(text: str) -> Config:
     """
     try:
         values = json.loads(text)
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:  # a number of 5,000 digits is a ValueError
         raise InputError(f"the configuration is not valid JSON: {error}") from error
     return _build(Config, values, "")
 
@@ -236,7 +237,13 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
         return _build(typing.cast(type, hint), value, f"{where}.")
     origin = typing.get_origin(hint)
     if origin is tuple and isinstance(value, list):
-        return tuple(value)
+        kinds = typing.get_args(hint)
+        if kinds[-1] is not Ellipsis and len(kinds) != len(value):
+            raise InputError(f"{where} must have {len(kinds)} entries; got {value!r}.")
+        return tuple(_convert(kinds[0], v, f"{where}[{i}]") for i, v in enumerate(value))
+    if origin is dict and isinstance(value, dict):
+        kind = typing.get_args(hint)[1]
+        return {k: _convert(kind, v, f"{where}.{k}") for k, v in value.items()}
     if origin is Literal:
         choices = typing.get_args(hint)
         if value not in choices:
@@ -255,17 +262,17 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
 def differences(old: Config, new: Config) -> dict[str, tuple[Any, Any]]:
     """Every entry, by dotted name, in which two configurations differ: name -> (old, new)."""
 
-    def flatten(values: dict, prefix: str = "") -> dict[str, Any]:
-        flat = {}
-        for name, value in values.items():
-            nested = isinstance(value, dict) and name != "attention_options"
-            flat.update(
-                flatten(value, f"{prefix}{name}.") if nested else {f"{prefix}{name}": value}
-            )
-        return flat
-
-    a, b = flatten(dataclasses.asdict(old)), flatten(dataclasses.asdict(new))
+    a, b = _flat(dataclasses.asdict(old)), _flat(dataclasses.asdict(new))
     return {name: (a[name], b[name]) for name in a if a[name] != b[name]}
+
+
+def _flat(values: dict, prefix: str = "") -> dict[str, Any]:
+    """Dotted name -> value of a nested dictionary."""
+    flat = {}
+    for name, value in values.items():
+        nested = isinstance(value, dict) and name != "attention_options"
+        flat.update(_flat(value, f"{prefix}{name}.") if nested else {f"{prefix}{name}": value})
+    return flat
 
 
 def validate(config: Config) -> None:
@@ -275,6 +282,14 @@ def validate(config: Config) -> None:
         if not condition:
             raise InputError(message)
 
+    for name, value in _flat(dataclasses.asdict(config)).items():
+        flag = f"--{name.replace('_', '-')}"
+        for number in value if isinstance(value, tuple) else (value,):
+            if isinstance(number, float):
+                check_finite(flag, number)
+            elif isinstance(number, int) and name != "seed":
+                require(abs(number) < 2**31, f"{flag} can't be as large as {number}.")
+    check_seed("--seed", config.seed)
     for name in ("width", "levels", "blocks"):
         value = getattr(config.model, name)
         require(value >= 1, f"--model.{name} must be at least 1; got {value}.")
@@ -286,18 +301,24 @@ def validate(config: Config) -> None:
         value = getattr(config.data, name)
         flag = name.replace("_", "-")
         require(value >= 0, f"--data.{flag} can't be negative; got {value}.")
+    # More would be a slip; each is a process.
+    require(
+        config.data.workers <= 1024,
+        f"--data.workers can't be more than 1024; got {config.data.workers}.",
+    )
     for name in ("log_every", "evaluate_every", "checkpoint_every", "keep_checkpoints", "steps"):
         value = getattr(config, name)
         require(value >= 1, f"--{name.replace('_', '-')} must be at least 1; got {value}.")
     noise = config.noise
     low, high = noise.sigma_range
-    require(noise.sigma >= 0, f"--noise.sigma can't be negative; got {noise.sigma:g}.")
+    check_level("--noise.sigma", noise.sigma)
     require(
         0 <= low <= high,
         f"--noise.sigma-range needs 0 <= lowest <= highest; got {low:g} {high:g}.",
     )
+    check_level("--noise.sigma-range", high)
     require(noise.gain > 0, f"--noise.gain must be above 0; got {noise.gain:g}.")
-    require(noise.read_noise >= 0, f"--noise.read-noise can't be negative; got {noise.read_noise}.")
+    check_level("--noise.read-noise", noise.read_noise)
     require(
         config.model.channels in (1, 3),
         f"--model.channels must be 3 (colour) or 1 (gray); got {config.model.channels}.",
@@ -306,12 +327,21 @@ def validate(config: Config) -> None:
         not (config.model.noise_level and noise.kind == "poisson_gaussian"),
         "--model.noise-level needs a noise with one level: use --noise.kind blind or gaussian.",
     )
-    bad = [s for s in config.evaluation_sigmas if s < 0]
-    require(not bad, f"--evaluation-sigmas can't be negative; got {bad}.")
+    require(len(config.evaluation_sigmas) > 0, "--evaluation-sigmas needs at least one level.")
+    for level in config.evaluation_sigmas:
+        check_level("--evaluation-sigmas", level)
     optimizer = config.optimizer
     require(
         optimizer.learning_rate > 0,
         f"--optimizer.learning-rate must be above 0; got {optimizer.learning_rate:g}.",
+    )
+    for name in ("warmup_steps", "weight_decay"):
+        value = getattr(optimizer, name)
+        flag = name.replace("_", "-")
+        require(value >= 0, f"--optimizer.{flag} can't be negative; got {value:g}.")
+    require(
+        0 <= optimizer.final_fraction <= 1,
+        f"--optimizer.final-fraction must be in [0, 1]; got {optimizer.final_fraction:g}.",
     )
     require(
         optimizer.clip_norm > 0,

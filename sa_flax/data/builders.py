@@ -18,8 +18,9 @@ from typing import Any
 import filelock
 import numpy as np
 import tensorflow_datasets as tfds
-from PIL import Image, ImageOps
+from PIL import Image
 
+from sa_flax.data.decoding import decode_rgb8, read_rgb8
 from sa_flax.errors import InputError, nearest
 
 PHOTOGRAPHS = Path(__file__).parent / "photographs"
@@ -48,30 +49,6 @@ class Splits:
     def image_of(self, record: dict[str, Any]) -> np.ndarray:
         """The picture of a record as (H, W, 3) uint8."""
         return decode_rgb8(record[self.image_feature])
-
-
-def decode_rgb8(encoded: bytes) -> np.ndarray:
-    """Decodes a picture to (H, W, 3) uint8 as training sees it.
-
-    Turned upright by its EXIF tag; gray repeated; palettes looked up; 16 bits rounded to 8;
-    transparent parts laid over white, as viewers show them.
-
-    Raises:
-      OSError or another of Pillow's errors: for what is not a complete picture.
-    """
-    with Image.open(io.BytesIO(encoded)) as opened:
-        opened.load()
-        picture = ImageOps.exif_transpose(opened)
-    if picture.mode.startswith("I"):  # 16-bit gray; Pillow itself would clip it at 255
-        gray = np.asarray(picture).astype(np.float64) / 257
-        picture = Image.fromarray(np.clip(np.round(gray), 0, 255).astype(np.uint8))
-    elif picture.mode == "F":
-        raise OSError("floating-point pictures have no fixed range; save it as 8 or 16 bits")
-    if picture.has_transparency_data:
-        picture = picture.convert("RGBA")
-        white = Image.new("RGBA", picture.size, "white")
-        picture = Image.alpha_composite(white, picture)
-    return np.asarray(picture.convert("RGB"))
 
 
 def _features(encoding: str) -> tfds.features.FeaturesDict:
@@ -124,6 +101,12 @@ with tfds.core.registered.skip_registration():
             self.folder = folder
             super().__init__(**kwargs)
 
+        def __getstate__(self) -> dict[str, Any]:
+            # Sent to a worker process, a builder is built again from its arguments; TFDS knows only
+            # its own.
+            state = super().__getstate__()
+            return {"_original_state": {**state["_original_state"], "folder": self.folder}}
+
         def _info(self) -> tfds.core.DatasetInfo:
             return tfds.core.DatasetInfo(
                 builder=self,
@@ -136,10 +119,10 @@ with tfds.core.registered.skip_registration():
             readable = []
             for path in find_pictures(self.folder):
                 try:
-                    picture = decode_rgb8(path.read_bytes())
-                except Exception as error:  # Pillow's decoders raise all sorts of errors
-                    name = path.relative_to(self.folder)
-                    self.info.metadata["skipped"].append(f"{name}: {error}")
+                    picture = read_rgb8(path)
+                except InputError as error:
+                    reason = str(error).removeprefix(f"{path}: ")
+                    self.info.metadata["skipped"].append(f"{self._name(path)}: {reason}")
                     continue
                 readable.append(path)
                 self._note_size(picture, path)
@@ -150,23 +133,35 @@ with tfds.core.registered.skip_registration():
             height, width = picture.shape[:2]
             smallest = self.info.metadata["smallest"]
             if smallest is None or min(height, width) < min(smallest[:2]):
-                self.info.metadata["smallest"] = [height, width, str(path.relative_to(self.folder))]
+                self.info.metadata["smallest"] = [height, width, self._name(path)]
 
-        def _generate_examples(self, paths: list[Path]) -> Iterator[tuple[str, dict[str, Any]]]:
+        def _generate_examples(self, paths: list[Path]) -> Iterator[tuple[bytes, dict[str, Any]]]:
             for path in paths:
-                name = str(path.relative_to(self.folder))
                 encoded = io.BytesIO()
-                Image.fromarray(decode_rgb8(path.read_bytes())).save(
-                    encoded, "PNG", compress_level=1
-                )
+                Image.fromarray(read_rgb8(path)).save(encoded, "PNG", compress_level=1)
                 encoded.seek(0)
-                yield name, {"image": encoded, "filename": name}
+                key = os.fsencode(path.relative_to(self.folder))
+                yield key, {"image": encoded, "filename": self._name(path)}
+
+        def _name(self, path: Path) -> str:
+            """The name inside the folder; bytes that are no UTF-8 are written as \\xNN."""
+            name = os.fsencode(path.relative_to(self.folder))
+            return name.decode("utf-8", "backslashreplace")
 
 
 def find_pictures(folder: Path) -> list[Path]:
-    """Files with a picture's suffix in `folder` and below, sorted; hidden ones are left out."""
-    found = []
+    """Files with a picture's suffix in `folder` and below, sorted; hidden ones are left out.
+
+    Links to folders are followed, but no folder is listed twice: a link may lead in a circle.
+    """
+    found: list[Path] = []
+    listed: set[str] = set()
     for directory, subdirectories, files in os.walk(folder, followlinks=True):
+        place = os.path.realpath(directory)
+        if place in listed:
+            subdirectories.clear()
+            continue
+        listed.add(place)
         subdirectories[:] = sorted(d for d in subdirectories if not d.startswith("."))
         found += [
             Path(directory, file)
@@ -186,7 +181,7 @@ def _split_by_name(folder: Path, paths: list[Path]) -> dict[str, list[Path]]:
             "to train, validate and test)."
         )
     by_hash = sorted(
-        paths, key=lambda p: hashlib.sha256(str(p.relative_to(folder)).encode()).hexdigest()
+        paths, key=lambda p: hashlib.sha256(os.fsencode(p.relative_to(folder))).hexdigest()
     )
     held_out = max(1, len(paths) // 20)
     return {
@@ -219,10 +214,11 @@ def open_splits(source: str, *, directory: str | None = None) -> Splits:
     if source == "photographs":
         builder = Photographs(file_format="array_record", data_dir=str(cache))
         return _open(_prepare(builder, cache))
-    if Path(source).expanduser().is_dir():
-        folder = Path(source).expanduser().resolve()
+    path = os.path.expanduser(source)
+    if source and os.path.isdir(path):
+        folder = Path(os.path.realpath(path))
         return _open(_prepare(_folder_builder(folder, cache), cache))
-    if os.sep in source or source.startswith((".", "~")):
+    if not source or os.sep in source or source.startswith((".", "~")):
         raise InputError(
             f"no folder {source!r}. --data.source takes a folder of images, 'photographs' "
             "(bundled), or the name of a TFDS data set."
@@ -238,19 +234,28 @@ def _folder_builder(folder: Path, cache: Path) -> ImageFolder:
             f"{', '.join(SUFFIXES)}."
         )
     # Another set of files, sizes or dates is another data set.
-    stats = ((str(p.relative_to(folder)), p.stat()) for p in paths)
-    content = repr([folder, *((name, s.st_size, s.st_mtime_ns) for name, s in stats)])
-    fingerprint = hashlib.sha256(content.encode()).hexdigest()[:16]
+    content = repr([folder, *((str(p.relative_to(folder)), *_size_and_date(p)) for p in paths)])
+    fingerprint = hashlib.sha256(os.fsencode(content)).hexdigest()[:16]
     return ImageFolder(
         folder, file_format="array_record", data_dir=str(cache / "folders" / fingerprint)
     )
 
 
+def _size_and_date(path: Path) -> tuple[int, int]:
+    try:
+        stat = path.stat()
+    except OSError:  # a link to nowhere; it will be among the skipped
+        return 0, 0
+    return stat.st_size, stat.st_mtime_ns
+
+
 def _tfds_builder(name: str, cache: Path) -> tfds.core.DatasetBuilder:
-    directory = cache / "tfds" if not (cache / name.partition("/")[0]).is_dir() else cache
+    prepared = os.path.isdir(cache / name.partition("/")[0])
+    directory = cache if prepared else cache / "tfds"
     try:
         return tfds.builder(name, file_format="array_record", data_dir=str(directory))
-    except tfds.core.DatasetNotFoundError as error:
+    except (tfds.core.DatasetNotFoundError, ValueError, AssertionError) as error:
+        # The last two: names that TFDS can't parse, and versions and variants that it hasn't got.
         known = ["photographs", *tfds.list_builders(with_community_datasets=False)]
         raise InputError(
             f"{name!r} is neither a folder nor a TFDS data set.{nearest(name, known)} "
@@ -269,9 +274,10 @@ def _prepare(builder: tfds.core.DatasetBuilder, cache: Path) -> tfds.core.Datase
             builder.download_and_prepare()
     except InputError:
         raise
-    except PermissionError as error:
+    except OSError as error:
         raise InputError(
-            f"can't write the prepared data set: {error}. Choose a folder with --data.directory."
+            f"can't prepare the data set in {cache}: {error}. Choose another folder with "
+            "--data.directory."
         ) from error
     return builder
 

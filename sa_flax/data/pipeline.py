@@ -4,8 +4,9 @@ Every batch is a function of the seed and its index alone, whatever the number o
 processes or hosts. That makes the data position of a run one number.
 """
 
+import re
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import grain
 import numpy as np
@@ -14,7 +15,48 @@ from PIL import Image
 from sa_flax.config import DataConfig
 from sa_flax.data.builders import Splits
 from sa_flax.data.transforms import FlipAndRotate, TexturedCrop, too_small
-from sa_flax.errors import InputError
+from sa_flax.errors import InputError, WorkerDiedError
+
+
+class Batches(Iterator[np.ndarray]):
+    """The batches that `training_batches` makes.
+
+    Raises (from `next`):
+      InputError: where a picture is smaller than the crop, or can't be decoded.
+      WorkerDiedError: where a worker process is gone; grain notices it within seconds.
+    """
+
+    def __init__(self, batches: grain.DatasetIterator[np.ndarray]):
+        self._batches = batches
+
+    def __next__(self) -> np.ndarray:
+        try:
+            return next(self._batches)
+        except RuntimeError as error:
+            # grain has no class of its own for this.
+            found = re.search(r"terminated unexpectedly with exit code (-?\d+)", str(error))
+            if found is None:
+                raise
+            raise WorkerDiedError(_why_it_died(int(found[1]))) from error
+
+    def close(self) -> None:
+        """Ends threads and worker processes."""
+        self._batches.close()
+
+
+def _why_it_died(code: int) -> str:
+    if code != -9:
+        how = f"was ended by signal {-code}" if code < 0 else f"ended with exit code {code}"
+        return (
+            f"a worker process that prepares training data {how}; what it said stands above. With "
+            "--data.workers 0 threads do its work. The same command goes on from the last "
+            "checkpoint."
+        )
+    return (
+        "a worker process that prepares training data was killed (signal 9), perhaps for lack of "
+        "memory: every worker keeps decoded pictures of its own. Lower --data.cache-mb or "
+        "--data.workers; the same command goes on from the last checkpoint."
+    )
 
 
 class Pictures(Sequence[np.ndarray]):
@@ -33,8 +75,21 @@ class Pictures(Sequence[np.ndarray]):
     def __init__(self, records: Sequence, splits: Splits, *, channels: int, cache_bytes: int = 0):
         self._records, self._image_of, self._channels = records, splits.image_of, channels
         self._cache: dict[int, np.ndarray] = {}
-        self._room = cache_bytes
+        self._limit = self._room = cache_bytes
         self._lock = threading.Lock()
+
+    @property
+    def cache_limit_bytes(self) -> int:
+        """How many bytes of decoded pictures may be kept."""
+        return self._limit
+
+    @property
+    def cache_used_bytes(self) -> int:
+        """How many bytes of decoded pictures are kept now, in this process.
+
+        Worker processes have caches of their own, which this does not count.
+        """
+        return self._limit - self._room
 
     def __len__(self) -> int:
         return len(self._records)
@@ -52,7 +107,7 @@ class Pictures(Sequence[np.ndarray]):
 
     def __getstate__(self) -> dict:
         # A worker process starts with an empty cache and a lock of its own.
-        return {**self.__dict__, "_cache": {}, "_lock": None}
+        return {**self.__dict__, "_cache": {}, "_room": self._limit, "_lock": None}
 
     def __setstate__(self, state: dict) -> None:
         self.__dict__.update(state, _lock=threading.Lock())
@@ -63,6 +118,16 @@ def to_channels(rgb: np.ndarray, channels: int) -> np.ndarray:
     if channels == 3:
         return rgb
     return np.asarray(Image.fromarray(rgb).convert("L"))[..., None]
+
+
+def describe_cache(config: DataConfig) -> str:
+    """What the start-up table says of the memory that decoded pictures may take."""
+    if config.workers:
+        return (
+            f"decoded pictures, up to {config.cache_mb} MB in each of {config.workers} worker "
+            "processes"
+        )
+    return f"decoded pictures, up to {config.cache_mb} MB"
 
 
 def check_sizes(splits: Splits, crop: int) -> None:
@@ -81,7 +146,7 @@ def training_batches(
     start: int = 0,
     process_index: int = 0,
     process_count: int = 1,
-) -> grain.DatasetIterator[np.ndarray]:
+) -> Batches:
     """Endless batches of (batch_size / process_count, crop, crop, C) uint8 crops.
 
     The pictures are shuffled anew in every epoch; batch number i (from 0) is the same whenever it
@@ -123,4 +188,4 @@ def training_batches(
         iterable = iterable.mp_prefetch(
             grain.MultiprocessingOptions(num_workers=config.workers, per_worker_buffer_size=2)
         )
-    return iter(iterable)
+    return Batches(iter(iterable))

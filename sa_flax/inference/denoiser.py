@@ -1,6 +1,7 @@
 """A trained network, ready to use on pictures of any kind."""
 
 import copy
+import os
 from pathlib import Path
 from typing import Any
 
@@ -80,7 +81,10 @@ class Denoiser:
         """
         run = Path(run)
         config = read_config(run)
-        abstract = nnx.eval_shape(lambda: network_of(config))
+        try:
+            abstract = nnx.eval_shape(lambda: network_of(config))
+        except InputError as error:
+            raise InputError(f"{run}: {error}") from error
         graphdef, *states = nnx.split(abstract, nnx.Param, ...)
         return cls(nnx.merge(graphdef, *restore_ema(run, *states)), window=window, devices=devices)
 
@@ -108,9 +112,10 @@ class Denoiser:
     def load(cls, name: str | Path, *, window: Window = None, devices: int = 1) -> "Denoiser":
         """`from_checkpoint` for the directory of a training run, else `from_pretrained`."""
         directory = Path(name)
-        is_run = directory.is_dir() and not (directory / "model.safetensors").is_file()
+        exists = os.path.isdir(directory)
+        is_run = exists and not os.path.isfile(directory / "model.safetensors")
         # Runs are kept in runs/: of one that is not there yet, don't say the hub hasn't got it.
-        if is_run or (directory.parts[:1] == ("runs",) and not directory.is_dir()):
+        if is_run or (directory.parts[:1] == ("runs",) and not exists):
             return cls.from_checkpoint(name, window=window, devices=devices)
         return cls.from_pretrained(name, window=window, devices=devices)
 
@@ -192,7 +197,7 @@ class Denoiser:
             repeated = np.repeat(x, self.channels, axis=-1)
             y = self._run(repeated, sigma)
             return y.mean(axis=-1, keepdims=True)
-        raise ValueError(
+        raise InputError(
             f"a network for {self.channels} channels can't denoise a picture with {channels}."
         )
 
@@ -245,7 +250,11 @@ def _to_unit(x: np.ndarray) -> np.ndarray:
 
 
 def _from_unit(x: np.ndarray, dtype: np.dtype) -> np.ndarray:
-    x = np.clip(x, 0, 1)
     if dtype in (np.uint8, np.uint16):
-        return np.round(x * np.iinfo(dtype).max).astype(dtype)
-    return x.astype(dtype)
+        if not np.isfinite(x).all():  # integers would hide it
+            raise InputError(
+                "the network's result is not finite: its weights are damaged, or its training "
+                "diverged."
+            )
+        return np.round(np.clip(x, 0, 1) * np.iinfo(dtype).max).astype(dtype)
+    return np.clip(x, 0, 1).astype(dtype)

@@ -20,6 +20,9 @@ from sa_flax.functional.noise import gaussian_noise
 Method = Callable[[np.ndarray, float], np.ndarray]
 Progress = Callable[[str], None]
 
+# The shorter side in pixels of the smallest picture that can be compared: SSIM's window.
+SMALLEST = 11
+
 
 def non_local_means(noisy: np.ndarray, sigma: float) -> np.ndarray:
     """The classical baseline: scikit-image's non-local means with its own estimate of sigma.
@@ -61,7 +64,7 @@ def evaluate(
     Args:
       methods: name -> function of (noisy (H, W, C) float32, sigma in [0, 1] units) that returns the
         denoised picture. "noisy" itself is always reported besides.
-      pictures: clean pictures, (H, W, C) uint8.
+      pictures: clean pictures, (H, W, C) uint8, at least `SMALLEST` pixels high and wide for SSIM.
       sigmas: noise levels on the 0-255 scale.
       seed: fixes the noise.
       with_ssim: compute SSIM as well (the definition is that of `functional.ssim`).

@@ -3,18 +3,27 @@
 PNG, JPEG, TIFF, WebP and BMP through Pillow. Files are written whole or not at all.
 """
 
+import contextlib
 import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
 from sa_flax.data.builders import SUFFIXES
+from sa_flax.data.decoding import Decoded, decode, gray16, open_file, quiet_pillow
 from sa_flax.errors import InputError
 
-_EXIF_ORIENTATION = 0x0112
+# The EXIF data of a TIFF file hold all its tags. These (by number) say how its pixels are stored,
+# which is another matter in the file that is written; the orientation among them is applied.
+_STORAGE_TAGS = (
+    *(254, 255, 256, 257, 258, 259, 262, 263, 264, 265, 266, 273, 274, 277, 278, 279, 280, 281),
+    *(284, 288, 289, 290, 291, 292, 293, 297, 301, 317, 318, 319, 320, 321, 322, 323, 324, 325),
+    *(330, 332, 333, 334, 336, 337, 338, 339, 340, 341, 342, 347, *range(512, 522)),
+    *(529, 530, 531, 532, 34675),
+)
 
 
 @dataclass(frozen=True)
@@ -35,60 +44,53 @@ def read_picture(path: Path) -> Picture:
     """Reads a picture file. Palettes become RGB(A), black-and-white gray, CMYK RGB.
 
     Raises:
-      InputError: naming the file, where it is missing, no picture, cut short, animated, or of a
-        kind that would lose depth (16-bit colour, floating point).
+      InputError: naming the file, where it is missing, no picture, cut short, animated, larger than
+        `decoding.MOST_PIXELS`, or of a kind that would lose depth (16-bit colour, floating point).
     """
-    if not path.exists():
-        raise InputError(f"{path}: no such file.")
-    if path.is_dir():
-        raise InputError(f"{path}: is a folder, not a picture.")
-    try:
-        if _is_deep_colour_png(path):
-            raise InputError(
-                f"{path}: 16-bit colour can't be read without losing depth yet; save it as 8-bit "
-                "colour or 16-bit gray."
-            )
-        with Image.open(path) as opened:
-            frames = getattr(opened, "n_frames", 1)
-            if frames > 1:
-                raise InputError(f"{path}: holds {frames} frames; save one as a picture.")
-            opened.load()
-            pixels = _pixels(ImageOps.exif_transpose(opened), path)
-            exif = opened.getexif()
-            exif.pop(_EXIF_ORIENTATION, None)
-            metadata = {"icc_profile": opened.info.get("icc_profile"), "exif": exif.tobytes()}
-            if opened.mode in ("CMYK", "P", "PA", "1"):
-                metadata["icc_profile"] = None  # it describes the colours that were converted
-    except InputError:
-        raise
-    except Exception as error:  # Pillow's decoders raise all sorts of errors
-        raise InputError(f"{path}: not a readable picture ({error}).") from error
-    return Picture(pixels, {name: value for name, value in metadata.items() if value})
+    with open_file(path) as file, quiet_pillow():
+        try:
+            decoded = decode(file)
+            if decoded.frames > 1:
+                raise InputError(f"holds {decoded.frames} frames; save one as a picture.")
+            if decoded.deep_colour:
+                raise InputError(
+                    "16-bit colour can't be read without losing depth yet; save it as 8-bit colour "
+                    "or 16-bit gray."
+                )
+            pixels, metadata = _pixels(decoded.image), _metadata(decoded)
+        except InputError as error:
+            raise InputError(f"{path}: {error}") from error
+    return Picture(pixels, metadata)
 
 
-def _pixels(picture: Image.Image, path: Path) -> np.ndarray:
+def _pixels(picture: Image.Image) -> np.ndarray:
     mode = picture.mode
     if mode in ("L", "LA", "RGB", "RGBA"):
         if mode in ("L", "RGB") and picture.has_transparency_data:
             mode += "A"
         return np.asarray(picture.convert(mode))
     if mode.startswith("I"):  # 16-bit gray, which Pillow holds in 16 or 32 bits
-        values = np.asarray(picture)
-        if values.min() < 0 or values.max() > 65535:
-            raise InputError(f"{path}: has 32-bit values; save it with 16 bits.")
-        return values.astype(np.uint16)
+        return gray16(picture)
     if mode == "F":
-        raise InputError(f"{path}: has floating-point values; save it with 8 or 16 bits.")
+        raise InputError("has floating-point values; save it with 8 or 16 bits.")
     if mode == "1":
         return np.asarray(picture.convert("L"))
     return np.asarray(picture.convert("RGBA" if picture.has_transparency_data else "RGB"))
 
 
-def _is_deep_colour_png(path: Path) -> bool:
-    """Whether a PNG has 16 bits in more than one channel; Pillow would drop the lower eight."""
-    with path.open("rb") as file:
-        header = file.read(26)
-    return header[:8] == b"\x89PNG\r\n\x1a\n" and header[24:25] == b"\x10" and header[25:] != b"\0"
+def _metadata(decoded: Decoded) -> dict[str, Any]:
+    metadata = {}
+    profile = decoded.image.info.get("icc_profile")
+    # That of another mode describes colours that were converted.
+    if profile and decoded.image.mode not in ("CMYK", "P", "PA", "1"):
+        metadata["icc_profile"] = profile
+    for tag in _STORAGE_TAGS:
+        decoded.exif.pop(tag, None)
+    try:
+        exif = decoded.exif.tobytes()
+    except Exception:  # damaged EXIF data, which Pillow reads but can't write
+        return metadata
+    return metadata | ({"exif": exif} if len(decoded.exif) else {})
 
 
 def write_picture(path: Path, picture: Picture) -> None:
@@ -104,7 +106,8 @@ def write_picture(path: Path, picture: Picture) -> None:
     options: dict[str, Any] = dict(picture.metadata)
     if suffix in (".jpg", ".jpeg"):
         options |= {"quality": 95, "subsampling": 0}
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
+    # Not named after the file, whose name may be as long as names can be.
+    temporary = path.with_name(f".{os.getpid()}.partial{path.suffix}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(picture.pixels).save(temporary, **options)
@@ -112,4 +115,5 @@ def write_picture(path: Path, picture: Picture) -> None:
     except (OSError, ValueError) as error:
         raise InputError(f"{path}: can't be written ({error}).") from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # it is not there, and perhaps its folder neither
+            temporary.unlink()

@@ -113,6 +113,11 @@ def from_pretrained(
         for path, shape in shapes.items()
         if path in source and source[path].shape != shape
     ]
+    misfits += [
+        f"{path}: holds {array.dtype}; parameters are floating-point numbers, and finite"
+        for path, array in source.items()
+        if not jnp.issubdtype(array.dtype, jnp.floating) or not np.isfinite(array).all()
+    ]
     if unused or unfilled or misfits:
         raise PortingError(
             f"{directory}: {_WEIGHTS} does not hold the network that {_CONFIG} describes",
@@ -180,7 +185,7 @@ def _build(config: Mapping[str, Any], origin: str) -> nnx.Module:
         return nnx.eval_shape(lambda: create_model(name, **options, rngs=nnx.Rngs(0)))
     except InputError:
         raise
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, ArithmeticError, AttributeError) as error:
         raise InputError(
             f"{origin}: {name!r} can't be built from these options: {error}."
         ) from error
@@ -194,8 +199,10 @@ def _read_config(path: Path) -> dict[str, Any]:
         )
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{path}: is not JSON: {error}.") from error
+    except OSError as error:
+        raise InputError(f"{path}: can't be read ({error.strerror}).") from error
     if not isinstance(config, dict):
         raise InputError(f"{path}: must hold an object, not a {type(config).__name__}.")
     return config
@@ -203,7 +210,7 @@ def _read_config(path: Path) -> dict[str, Any]:
 
 def _find(name: str, revision: str | None) -> Path:
     """The local directory of a network, fetched where it is on the hub."""
-    if Path(name).is_dir():
+    if os.path.isdir(name):
         return Path(name)
     if name in _RELEASED:
         return _find(_RELEASED[name], revision)

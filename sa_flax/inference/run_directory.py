@@ -3,6 +3,7 @@
 import hashlib
 import json
 import logging
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,7 +12,7 @@ import jax
 import orbax.checkpoint as ocp
 from flax import nnx
 
-from sa_flax.config import Config, from_json
+from sa_flax.config import Config, from_json, validate
 from sa_flax.errors import InputError
 
 CHECKPOINTS = "checkpoints"
@@ -34,14 +35,25 @@ class Progress(NamedTuple):
 
 
 def read_config(run: Path) -> Config:
-    """The configuration of a run. Raises InputError where `run` is not a run's directory."""
+    """The configuration of a run.
+
+    Raises:
+      InputError: where `run` is not a run's directory, or its configuration is damaged.
+    """
     path = run / CONFIG
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise InputError(
             f"{run} is not the directory of a training run (it has no {CONFIG}). "
             "`python train.py` makes one: runs/quick."
         )
-    return from_json(path.read_text())
+    try:
+        config = from_json(path.read_text(encoding="utf-8"))
+        validate(config)
+    except (InputError, UnicodeDecodeError, OSError) as error:
+        raise InputError(
+            f"{path}: {error}\nThe file is damaged, or of another version of sa_flax."
+        ) from error
+    return config
 
 
 def restore_ema(run: Path, params: nnx.State, rest: nnx.State) -> tuple[nnx.State, nnx.State]:

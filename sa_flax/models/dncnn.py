@@ -33,7 +33,7 @@ class DnCNN(nnx.Module):
       rngs: the random streams that parameters are drawn from.
 
     Raises:
-      ValueError: for a depth below 2, or channels or width below 1.
+      ValueError: for a depth below 2 or above 1000, or channels or width below 1 or above 65,536.
 
     Zhang et al., "Beyond a Gaussian Denoiser", IEEE TIP 26(7), 2017,
     https://arxiv.org/abs/1608.03981.
@@ -52,13 +52,15 @@ class DnCNN(nnx.Module):
         param_dtype: Dtype = jnp.float32,
         rngs: nnx.Rngs,
     ):
-        for name, value, least in (
-            ("channels", channels, 1),
-            ("depth", depth, 2),
-            ("width", width, 1),
+        for name, value, least, most in (
+            ("channels", channels, 1, 2**16),
+            ("depth", depth, 2, 1000),
+            ("width", width, 1, 2**16),
         ):
             if value < least:
                 raise ValueError(f"{name} must be at least {least}; got {value}.")
+            if value > most:
+                raise ValueError(f"{name} can't be more than {most}; got {value}.")
         self.channels, self.depth, self.width = channels, depth, width
         self.batch_norm, self.epsilon = batch_norm, epsilon
         self.bias = not batch_norm if bias is None else bias

@@ -63,7 +63,7 @@ def network_of(config: Config) -> nnx.Module:
     Entries that a network does not know, such as the levels of a DnCNN, are left out.
 
     Raises:
-      InputError: for a network that is no denoiser, or can't do what is asked of it.
+      InputError: for a network that is no denoiser, or can't be built with these options.
     """
     cls, _ = model_class(config.model.name)
     # Of the class itself, flax's metaclass shows (*args, **kwargs).
@@ -82,6 +82,13 @@ def network_of(config: Config) -> nnx.Module:
         "remat": config.optimizer.remat,
     }
     rngs = nnx.Rngs(jax.random.key(config.seed, impl="rbg"))
-    return create_model(
-        config.model.name, rngs=rngs, **{k: v for k, v in options.items() if k in accepted}
-    )
+    options = {k: v for k, v in options.items() if k in accepted}
+    try:
+        return create_model(config.model.name, rngs=rngs, **options)
+    except InputError:
+        raise
+    except (TypeError, ValueError) as error:  # an option's value
+        raise InputError(
+            f"the network {config.model.name!r} can't be built from these options --model.*: "
+            f"{error}"
+        ) from error

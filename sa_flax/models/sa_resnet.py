@@ -129,8 +129,8 @@ class SAResNet(nnx.Module):
         param_dtype: Dtype = jnp.float32,
         rngs: nnx.Rngs,
     ):
-        if len(blocks) != 4 or min(blocks) < 1:
-            raise ValueError(f"blocks must be four numbers of at least 1; got {tuple(blocks)}.")
+        if len(blocks) != 4 or min(blocks) < 1 or max(blocks) > 1000:
+            raise ValueError(f"blocks must be four numbers from 1 to 1000; got {tuple(blocks)}.")
         if output_stride not in (8, 16, 32):
             raise ValueError(f"output_stride must be 8, 16 or 32; got {output_stride}.")
         for name, value in {"width": width, "num_classes": num_classes}.items():

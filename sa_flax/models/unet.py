@@ -64,6 +64,10 @@ class AttentionUNet(nnx.Module):
       param_dtype: dtype of the parameters.
       rngs: the random streams that parameters are drawn from.
 
+    Raises:
+      ValueError: for an unknown `attend` or attention, for sizes that don't fit each other, and for
+        sizes that no network has (more than 12 levels, 256 blocks or 65,536 features).
+
     Ronneberger et al., MICCAI 2015; residual blocks and added skips as in DRUNet (Zhang et al.,
     TPAMI 2021).
     """
@@ -88,14 +92,16 @@ class AttentionUNet(nnx.Module):
             raise ValueError(
                 f"attend must be 'none', 'encoder', 'decoder' or 'both'; got {attend!r}."
             )
-        for name, value in {
-            "channels": channels,
-            "width": width,
-            "levels": levels,
-            "blocks": blocks,
-        }.items():
+        for name, value, most in (
+            ("channels", channels, 2**16),
+            ("width", width, 2**16),
+            ("levels", levels, 12),  # pictures are padded to multiples of 2048 then
+            ("blocks", blocks, 256),
+        ):
             if value < 1:
                 raise ValueError(f"{name} must be at least 1; got {value}.")
+            if value > most:
+                raise ValueError(f"{name} can't be more than {most}; got {value}.")
         self.channels, self.levels, self.noise_level = channels, levels, noise_level
         self.remat = remat
         self.stride = 2 ** (levels - 1)

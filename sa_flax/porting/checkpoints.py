@@ -76,7 +76,7 @@ def _read_pickled(path: Path) -> Any:
 def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
     try:
         return load_file(path)
-    except (SafetensorError, ValueError, KeyError, TypeError) as error:
+    except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
         raise CheckpointError(
             f"{path}: is no safetensors file, or is cut short or damaged.\n"
             f"  safetensors says: {_one_line(error)}"
@@ -154,9 +154,9 @@ def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
         that would run code or that holds no weights, and where PyTorch is needed and not installed.
     """
     path = Path(path)
-    if path.is_dir():
+    if os.path.isdir(path):
         raise CheckpointError(f"{path}: is a directory; give the checkpoint file in it.")
-    if not path.exists():
+    if not os.path.exists(path):
         raise CheckpointError(f"{path}: no such file.")
     if path.name.lower().endswith(".safetensors"):
         return as_arrays(_read_safetensors(path), origin=str(path))

@@ -21,6 +21,7 @@ import numpy as np
 
 from sa_flax.config import CHANGEABLE, Config, differences, from_json, to_json
 from sa_flax.data.builders import Splits
+from sa_flax.data.pipeline import describe_cache
 from sa_flax.errors import DivergedError, InputError
 from sa_flax.inference.run_directory import CHECKPOINTS, CONFIG, Progress
 
@@ -41,37 +42,43 @@ def claim(output: Path, config: Config, *, resume: bool) -> Iterator[list[str]]:
         is going on; or where `resume` is asked for and there is nothing to resume.
     """
     earlier = output / CONFIG
-    if output.exists() and not output.is_dir():
+    if os.path.exists(output) and not os.path.isdir(output):
         raise InputError(f"{output} is a file; --output must be a directory.")
-    if resume and not (earlier.is_file() and any(_checkpoints(output))):
+    if resume and not (os.path.isfile(earlier) and any(_checkpoints(output))):
         raise InputError(
             f"nothing to resume in {output}. Leave --resume out to start there, or give the "
             "directory of an earlier run with --output."
         )
-    if not earlier.is_file() and output.is_dir() and any(_visible(output)):
+    if not os.path.isfile(earlier) and os.path.isdir(output) and any(_visible(output)):
         raise InputError(
             f"{output} is not empty and is not a training run's directory. Choose another with "
             "--output."
         )
-    changes = _compare(earlier, config, output) if earlier.is_file() else []
+    changes = _compare(earlier, config, output) if os.path.isfile(earlier) else []
+    lock = filelock.FileLock(output / ".lock", timeout=0)
     try:
         output.mkdir(parents=True, exist_ok=True)
-        lock = filelock.FileLock(output / ".lock", timeout=0)
-        with lock:
-            temporary = earlier.with_suffix(".tmp")
-            temporary.write_text(to_json(config))
-            temporary.replace(earlier)
-            with (output / STARTS).open("a") as log:
-                now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-                entry = {"time": now, "command": shlex.join(sys.argv), **versions()}
-                log.write(json.dumps(entry) + "\n")
-            yield changes
+        lock.acquire()
     except filelock.Timeout as error:
         raise InputError(
             f"another run is going on in {output}. Wait for it, or choose another --output."
         ) from error
-    except PermissionError as error:
-        raise InputError(f"can't write in {output}: {error}") from error
+    except OSError as error:
+        raise InputError(
+            f"can't make the directory {output} or write in it ({error.strerror}). Choose another "
+            "--output."
+        ) from error
+    try:
+        temporary = earlier.with_suffix(".tmp")
+        temporary.write_text(to_json(config))
+        temporary.replace(earlier)
+        with (output / STARTS).open("a") as log:
+            now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+            entry = {"time": now, "command": shlex.join(sys.argv), **versions()}
+            log.write(json.dumps(entry) + "\n")
+        yield changes
+    finally:
+        lock.release()
 
 
 def _visible(directory: Path) -> Iterator[Path]:
@@ -210,6 +217,7 @@ def facts(
         "data": f"{config.data.source}: {len(splits.train)} to train, {len(splits.validation)} to "
         f"validate, {len(splits.test)} to test"
         + (f"; {len(splits.skipped)} files skipped" if splits.skipped else ""),
+        "memory": describe_cache(config.data),
         "batch": f"{config.data.batch_size} crops of {config.data.crop} x {config.data.crop}"
         + (f", {config.optimizer.accumulate} parts" if config.optimizer.accumulate > 1 else ""),
         "seed": str(config.seed),

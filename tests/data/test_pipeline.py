@@ -1,5 +1,6 @@
 """From files to batches: splits, kinds of files, crops, and the same batches whenever asked for."""
 
+import pickle
 import shutil
 from pathlib import Path
 
@@ -158,6 +159,9 @@ def test_any_folder_of_images(folder, cache):
     assert len(everything) == 6
     assert len(splits.validation) == len(splits.test) == 1
     assert all(p.shape == (40, 50, 3) and p.dtype == np.uint8 for p in everything)
+    # As worker processes get it.
+    sent = pickle.loads(pickle.dumps(Pictures(splits.train, splits, channels=3)))
+    np.testing.assert_array_equal(sent[1], splits.image_of(splits.train[1]))
     assert len(splits.skipped) == 1
     assert splits.skipped[0].startswith("broken.png: ")
     with pytest.raises(InputError, match="smaller than the training crop of 64 x 64"):
@@ -239,4 +243,9 @@ def test_the_cache_keeps_to_its_limit(cache):
     assert none[0] is not none[0]
     assert some[0] is some[0]
     assert some[1] is not some[1]
+    assert some.cache_used_bytes == some[0].nbytes <= some.cache_limit_bytes == 600_000
+    assert none.cache_used_bytes == none.cache_limit_bytes == 0
+    in_a_worker = pickle.loads(pickle.dumps(some))
+    assert (in_a_worker.cache_used_bytes, in_a_worker.cache_limit_bytes) == (0, 600_000)
+    assert in_a_worker[0] is in_a_worker[0]
     np.testing.assert_array_equal(none[1], some[1])
