@@ -15,7 +15,7 @@ from sa_flax.inference.run_directory import CHECKPOINTS
 from tests.test_end_to_end import ROOT, TRAIN, parameters, run
 
 # A checkpoint at every step: half of the time is spent writing one.
-FREQUENT = ["--checkpoint-every", "1", "--log-every", "1", "--evaluate-every", "7"]
+FREQUENT = ["--checkpoint-every", "1", "--log-every", "1", "--evaluate-every", "15"]
 TINY = ["--model.width", "4", "--evaluation-sigmas", "25"]
 
 
@@ -81,7 +81,7 @@ def survive(kills: int, steps: int, longest_delay: float, environment, tmp_path)
 
 
 def test_killed_twice(environment, tmp_path):
-    survive(2, 40, 0.4, environment, tmp_path)
+    survive(2, 30, 0.3, environment, tmp_path)
 
 
 @pytest.mark.slow
