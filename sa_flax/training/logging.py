@@ -183,7 +183,8 @@ def save_learning_curve(run: Path) -> Path:
         for name in sorted({key for e in entries for key in e if key.startswith("validation/")}):
             _plot(psnr_axes, entries, name, name.removeprefix("validation/"))
         psnr_axes.set_ylabel("validation PSNR, dB")
-        psnr_axes.legend(loc="center right")
+        if psnr_axes.lines:  # not so where a run was stopped before its first validation
+            psnr_axes.legend(loc="center right")
         path = run / "learning_curve.png"
         figure.savefig(path, dpi=150)
     return path
