@@ -275,6 +275,18 @@ def _flat(values: dict, prefix: str = "") -> dict[str, Any]:
     return flat
 
 
+_AT_LEAST_ONE = (
+    *("model.width", "model.levels", "model.blocks", "data.crop", "data.batch_size"),
+    *("log_every", "evaluate_every", "checkpoint_every", "keep_checkpoints", "steps"),
+    *("optimizer.accumulate", "optimizer.max_skipped", "mesh.fsdp", "mesh.height"),
+)
+_ABOVE_ZERO = ("noise.gain", "optimizer.learning_rate", "optimizer.clip_norm")
+_NOT_NEGATIVE = (
+    *("data.workers", "data.cache_mb", "optimizer.warmup_steps", "optimizer.weight_decay"),
+)
+_LEVELS = ("noise.sigma", "noise.sigma_range", "noise.read_noise", "evaluation_sigmas")
+
+
 def validate(config: Config) -> None:
     """Raises InputError, with what to do, for values that no run could use."""
 
@@ -289,80 +301,35 @@ def validate(config: Config) -> None:
                 check_finite(flag, number)
             elif isinstance(number, int) and name != "seed":
                 require(abs(number) < 2**31, f"{flag} can't be as large as {number}.")
+            if name in _LEVELS:
+                check_level(flag, number)
+        require(name not in _AT_LEAST_ONE or value >= 1, f"{flag} must be at least 1; got {value}.")
+        require(name not in _ABOVE_ZERO or value > 0, f"{flag} must be above 0; got {value}.")
+        require(name not in _NOT_NEGATIVE or value >= 0, f"{flag} can't be negative; got {value}.")
     check_seed("--seed", config.seed)
-    for name in ("width", "levels", "blocks"):
-        value = getattr(config.model, name)
-        require(value >= 1, f"--model.{name} must be at least 1; got {value}.")
-    for name in ("crop", "batch_size"):
-        value = getattr(config.data, name)
-        flag = name.replace("_", "-")
-        require(value >= 1, f"--data.{flag} must be at least 1; got {value}.")
-    for name in ("workers", "cache_mb"):
-        value = getattr(config.data, name)
-        flag = name.replace("_", "-")
-        require(value >= 0, f"--data.{flag} can't be negative; got {value}.")
-    # More would be a slip; each is a process.
-    require(
-        config.data.workers <= 1024,
-        f"--data.workers can't be more than 1024; got {config.data.workers}.",
-    )
-    for name in ("log_every", "evaluate_every", "checkpoint_every", "keep_checkpoints", "steps"):
-        value = getattr(config, name)
-        require(value >= 1, f"--{name.replace('_', '-')} must be at least 1; got {value}.")
-    noise = config.noise
-    low, high = noise.sigma_range
-    check_level("--noise.sigma", noise.sigma)
-    require(
-        0 <= low <= high,
-        f"--noise.sigma-range needs 0 <= lowest <= highest; got {low:g} {high:g}.",
-    )
-    check_level("--noise.sigma-range", high)
-    require(noise.gain > 0, f"--noise.gain must be above 0; got {noise.gain:g}.")
-    check_level("--noise.read-noise", noise.read_noise)
+    data, noise, optimizer = config.data, config.noise, config.optimizer
     require(
         config.model.channels in (1, 3),
         f"--model.channels must be 3 (colour) or 1 (gray); got {config.model.channels}.",
     )
+    # More would be a slip; each is a process.
+    require(data.workers <= 1024, f"--data.workers can't be more than 1024; got {data.workers}.")
+    require(
+        data.batch_size % optimizer.accumulate == 0,
+        f"--data.batch-size {data.batch_size} can't be worked through in --optimizer.accumulate "
+        f"{optimizer.accumulate} equal parts.",
+    )
+    low, high = noise.sigma_range
+    require(low <= high, f"--noise.sigma-range needs lowest <= highest; got {low:g} {high:g}.")
     require(
         not (config.model.noise_level and noise.kind == "poisson_gaussian"),
         "--model.noise-level needs a noise with one level: use --noise.kind blind or gaussian.",
     )
     require(len(config.evaluation_sigmas) > 0, "--evaluation-sigmas needs at least one level.")
-    for level in config.evaluation_sigmas:
-        check_level("--evaluation-sigmas", level)
-    optimizer = config.optimizer
-    require(
-        optimizer.learning_rate > 0,
-        f"--optimizer.learning-rate must be above 0; got {optimizer.learning_rate:g}.",
-    )
-    for name in ("warmup_steps", "weight_decay"):
-        value = getattr(optimizer, name)
-        flag = name.replace("_", "-")
-        require(value >= 0, f"--optimizer.{flag} can't be negative; got {value:g}.")
-    require(
-        0 <= optimizer.final_fraction <= 1,
-        f"--optimizer.final-fraction must be in [0, 1]; got {optimizer.final_fraction:g}.",
-    )
-    require(
-        optimizer.clip_norm > 0,
-        f"--optimizer.clip-norm must be above 0; got {optimizer.clip_norm:g}.",
-    )
-    for name in ("accumulate", "max_skipped"):
-        value = getattr(optimizer, name)
-        flag = name.replace("_", "-")
-        require(value >= 1, f"--optimizer.{flag} must be at least 1; got {value}.")
-    require(
-        config.data.batch_size % optimizer.accumulate == 0,
-        f"--data.batch-size {config.data.batch_size} can't be worked through in "
-        f"--optimizer.accumulate {optimizer.accumulate} equal parts.",
-    )
-    for name in ("fsdp", "height"):
-        value = getattr(config.mesh, name)
-        require(value >= 1, f"--mesh.{name} must be at least 1; got {value}.")
-    require(
-        0 <= optimizer.ema_decay < 1,
-        f"--optimizer.ema-decay must be in [0, 1); got {optimizer.ema_decay:g}.",
-    )
+    for name in ("final_fraction", "ema_decay"):
+        value, flag = getattr(optimizer, name), f"--optimizer.{name.replace('_', '-')}"
+        require(0 <= value <= 1, f"{flag} must be in [0, 1]; got {value:g}.")
+    require(optimizer.ema_decay < 1, "--optimizer.ema-decay must be below 1.")
 
 
 def preset(name: str) -> Config:
