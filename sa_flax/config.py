@@ -384,4 +384,9 @@ def parse_command(arguments: Sequence[str]) -> Command:
         default=Command(config=preset(name), output=Path("runs", name)),
     )
     validate(command.config)
+    together = (command.coordinator, command.num_processes, command.process_id)
+    if not command.distributed and any(option is not None for option in together):
+        raise InputError(
+            "--coordinator, --num-processes and --process-id need --distributed besides."
+        )
     return command

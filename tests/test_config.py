@@ -71,6 +71,9 @@ def test_command_line_overrides_a_preset():
         (["--steps", "0"], "--steps must be at least 1"),
         (["--optimizer.learning-rate", "0"], "above 0"),
         (["--evaluation-sigmas", "15", "-5"], "can't be negative"),
+        (["--mesh.fsdp", "0"], "--mesh.fsdp must be at least 1"),
+        (["--optimizer.accumulate", "3"], "8 can't be worked through in .* 3 equal parts"),
+        (["--coordinator", "here:1"], "need --distributed"),
     ],
 )
 def test_values_that_no_run_could_use(arguments, message):
