@@ -69,7 +69,7 @@ def train(config: Config, output: Path, *, resume: bool) -> int:
         say(f"  changed since: {line}" for line in changes or ())
         say(f"  skipped, not readable: {line}" for line in splits.skipped)
 
-        first = processes.is_first()
+        first, began = processes.is_first(), progress.step
         log = (
             logging.RunLog(output, steps=config.steps, start=progress.step)
             if first
@@ -83,8 +83,9 @@ def train(config: Config, output: Path, *, resume: bool) -> int:
             )  # fmt: skip
         denoiser = denoiser.with_variables(*sharding.on_one_device((state.ema, state.rest)))
         stopped = progress.step < config.steps
-        if first:
+        if isinstance(log, logging.RunLog):
             logging.save_learning_curve(output)
+            print(log.summary())
         if stopped:
             say([f"stopped at step {progress.step}; the same command goes on from there."])
             return 128 + (stopped_by or [signal.SIGTERM])[0]
@@ -100,7 +101,8 @@ def train(config: Config, output: Path, *, resume: bool) -> int:
             sigmas=config.evaluation_sigmas,
         )
         print(f"\n{evaluate.format_table(rows)}\n({len(test_set)} test pictures)\n")
-        run.save_results(output, rows, seconds=time.monotonic() - started)
+        steps, seconds = progress.step - began, time.monotonic() - started
+        run.save_results(output, rows, steps=steps, seconds=seconds)
         samples(denoiser, test_set, config, output / "samples" / "test")
         print(f"pictures (noisy | denoised | clean): {output}/samples, {output}/learning_curve.png")
         print(f"logs: {output}/metrics.jsonl, tensorboard --logdir {output}/tensorboard")

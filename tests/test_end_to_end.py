@@ -104,6 +104,7 @@ def test_what_a_run_shows_and_leaves(uninterrupted):
     scores = {row["method"]: row for row in results["results"]}
     assert scores["noisy"]["psnr"] == pytest.approx(20.17, abs=0.05)
     assert 0 < scores["smoke"]["ssim"] < 1
+    assert results["steps_of_this_start"] == 12
     (start,) = [json.loads(line) for line in (directory / "starts.jsonl").read_text().splitlines()]
     assert "train.py smoke" in start["command"]
     for record in (results, start):

@@ -55,6 +55,7 @@ class RunLog:
             bar_format="{percentage:3.0f}% |{bar}| {n}/{total} [{elapsed}<{remaining}]{postfix}",
         )
         self._clock, self._last_step = time.monotonic(), start
+        self._waited = self._trained = 0.0
 
     def step(self) -> None:
         """Counts one step on the bar."""
@@ -69,6 +70,8 @@ class RunLog:
         elapsed = max(now - self._clock, 1e-9)
         speed = (step - self._last_step) / elapsed
         waited = min(values["seconds_waiting_for_data"] / elapsed, 1.0)
+        self._waited += waited * elapsed
+        self._trained += elapsed
         self._clock, self._last_step = now, step
         values = {
             **values,
@@ -87,6 +90,11 @@ class RunLog:
         if self._bar.disable:
             left = (self._steps - step) / max(speed, 1e-9)
             print(f"step {step:>6}/{self._steps}  {text}  {_minutes(left)} left", flush=True)
+
+    def summary(self) -> str:
+        """How long training took, without evaluations, and how much of that it waited for data."""
+        share = self._waited / max(self._trained, 1e-9)
+        return f"{_minutes(self._trained)} of training, {share:.1%} of it waiting for data"
 
     def validation(self, step: int, values: dict[str, float]) -> None:
         """Logs validation figures at a step."""

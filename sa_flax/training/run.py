@@ -224,10 +224,16 @@ def facts(
     }
 
 
-def save_results(output: Path, rows: Sequence[dict[str, Any]], *, seconds: float) -> None:
-    """Writes evaluation.json: what was measured, how long this start of the run took, by what."""
+def save_results(
+    output: Path, rows: Sequence[dict[str, Any]], *, steps: int, seconds: float
+) -> None:
+    """Writes evaluation.json: what was measured, how long this start of the run took, by what.
+
+    `steps` are those of this start alone: a run that was resumed, or evaluated anew, had more.
+    """
     results = {
         "results": rows,
+        "steps_of_this_start": steps,
         "seconds": round(seconds, 1),
         "peak_memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
         **versions(),

@@ -24,6 +24,7 @@ def test_a_curve_without_validation_and_lines_of_trouble(tmp_path, capsys):
     assert "loss" not in printed[1]
     assert "(waiting for data 100%)" in printed[2]
     entries = logging.read_metrics(tmp_path)
+    assert log.summary().startswith("0:00 of training, ")
     assert [e["train/share_waiting_for_data"] for e in entries] == [0, 0, 1]
     with Image.open(logging.save_learning_curve(tmp_path)) as curve:
         assert curve.size == (1050, 450)
