@@ -183,8 +183,8 @@ def _build(config: Mapping[str, Any], origin: str) -> nnx.Module:
         )
     try:
         return nnx.eval_shape(lambda: create_model(name, **options, rngs=nnx.Rngs(0)))
-    except InputError:
-        raise
+    except InputError as error:
+        raise InputError(f"{origin}: {error}") from error
     except (TypeError, ValueError, ArithmeticError, AttributeError) as error:
         raise InputError(
             f"{origin}: {name!r} can't be built from these options: {error}."

@@ -1,6 +1,7 @@
 """What the fuzz tests share: ways to damage a file, and what must hold whatever was damaged."""
 
 import contextlib
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -12,10 +13,11 @@ from sa_flax.errors import InputError
 
 
 def cases(count: int) -> Callable:
-    """So many cases, the same in every run."""
+    """So many cases, the same in every run; with SA_FLAX_FUZZ=N, N times as many, always others."""
+    times = int(os.environ.get("SA_FLAX_FUZZ", "0"))
     return settings(
-        max_examples=count,
-        derandomize=True,
+        max_examples=count * max(times, 1),
+        derandomize=times == 0,
         database=None,
         deadline=None,
         suppress_health_check=list(HealthCheck),
