@@ -71,7 +71,14 @@ def test_damaged_files_are_read_and_written_or_refused(place, case):
             write_picture(copy_as_png, picture)
             return
         write_picture(copy, picture)
-        assert read_picture(copy).pixels.shape == picture.pixels.shape
+        expected = picture.pixels
+        if (
+            copy.suffix == ".webp"
+            and expected.shape[2:] == (4,)
+            and (expected[..., 3] == 255).all()
+        ):
+            expected = expected[..., :3]  # WebP keeps no alpha that hides nothing
+        assert read_picture(copy).pixels.shape == expected.shape
 
     refusal(there_and_back, names=str(folder))
     refusal(read_rgb8, path, names=str(path))
