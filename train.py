@@ -98,7 +98,7 @@ def train(config: Config, output: Path, *, resume: bool) -> int:
         rows = evaluate.evaluate(
             {"non-local means": evaluate.non_local_means, output.name: denoiser.method},
             test_set,
-            sigmas=config.evaluation_sigmas,
+            noises=evaluate.noises_of(config.noise, config.evaluation_sigmas),
         )
         print(f"\n{evaluate.format_table(rows)}\n({len(test_set)} test pictures)\n")
         steps, seconds = progress.step - began, time.monotonic() - started
@@ -159,11 +159,11 @@ def fit(
             rows = evaluate.evaluate(
                 {"denoised": denoiser.method},
                 validation_set,
-                sigmas=config.evaluation_sigmas,
+                noises=evaluate.noises_of(config.noise, config.evaluation_sigmas),
                 with_ssim=False,
             )
-            scores = {f"sigma {r['sigma']:g}": r["psnr"] for r in rows if r["method"] != "noisy"}
-            psnr = float(np.mean(list(scores.values())))
+            scores = {r["noise"]: r["psnr"] for r in rows if r["method"] != "noisy"}
+            psnr = scores.get(config.noise.kind, float(np.mean(list(scores.values()))))
             best = psnr if best is None else max(best, psnr)
             log.validation(step, scores)
             if processes.is_first():
@@ -183,14 +183,16 @@ def fit(
 
 
 def samples(denoiser, pictures, config, directory: Path) -> dict[str, np.ndarray]:
-    """Saves noisy | denoised | clean of each picture at the middle evaluation level."""
-    sigma = sorted(config.evaluation_sigmas)[len(config.evaluation_sigmas) // 2]
+    """Saves noisy | denoised | clean of each picture: its own noise, or the middle level."""
+    noises = evaluate.noises_of(config.noise, config.evaluation_sigmas)
+    title = list(noises)[len(config.evaluation_sigmas) // 2]
+    title = config.noise.kind if config.noise.kind in noises else title
     shown = {}
     for index, picture in enumerate(pictures):
         clean = picture.astype(np.float32) / 255
-        noisy = evaluate.noisy_version(clean, sigma, seed=0, index=index)
-        name = f"picture{index}_sigma{sigma:g}"
-        shown[name] = logging.side_by_side([noisy, denoiser.method(noisy, sigma / 255), clean])
+        noisy, sigma = evaluate.noisy_version(clean, noises[title], seed=0, index=index)
+        name = f"picture{index}_{title.replace(' ', '')}"
+        shown[name] = logging.side_by_side([noisy, denoiser.method(noisy, sigma), clean])
         logging.save_png(directory / f"{name}.png", shown[name])
     return shown
 

@@ -156,7 +156,7 @@ def evaluate(
     rows = evaluation.evaluate(
         methods,
         pictures,
-        sigmas=sigma,
+        noises=evaluation.noises_of(None, sigma),
         seed=seed,
         report=_progress if sys.stderr.isatty() else _quiet,
     )

@@ -16,7 +16,17 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from sa_flax.errors import InputError, nearest
-from sa_flax.limits import check_finite, check_level, check_seed
+from sa_flax.limits import (
+    ABOVE_ZERO,
+    AT_LEAST_ONE,
+    LEVEL,
+    NOT_NEGATIVE,
+    SHARE,
+    Limit,
+    check_fields,
+    check_seed,
+)
+from sa_flax.noise import NOISES, Blind, Noise
 
 
 @dataclass(frozen=True)
@@ -27,11 +37,11 @@ class ModelConfig:
     """Name of the network (see sa_flax.list_models())."""
     channels: int = 3
     """3 for colour, 1 for gray."""
-    width: int = 32
+    width: Annotated[int, AT_LEAST_ONE] = 32
     """Features at full resolution; doubled at each level down."""
-    levels: int = 4
+    levels: Annotated[int, AT_LEAST_ONE] = 4
     """Number of resolutions."""
-    blocks: int = 1
+    blocks: Annotated[int, AT_LEAST_ONE] = 1
     """Residual blocks per level and side."""
     attention: str = "shuffle"
     """Kind of attention, or none (see sa_flax.list_attentions())."""
@@ -53,61 +63,45 @@ class DataConfig:
 
     source: str = "photographs"
     """photographs (bundled), a folder of images, or the name of a TFDS data set."""
-    crop: int = 64
+    crop: Annotated[int, AT_LEAST_ONE] = 64
     """Side of the square training crops, in pixels."""
-    batch_size: int = 8
+    batch_size: Annotated[int, AT_LEAST_ONE] = 8
     """Crops per step, over all devices."""
-    workers: int = 0
+    workers: Annotated[int, Limit(0, 1024)] = 0
     """Worker processes that read and crop; 0 uses threads."""
-    cache_mb: int = 2048
+    cache_mb: Annotated[int, NOT_NEGATIVE] = 2048
     """Decoded pictures are kept in memory up to this many megabytes (for each worker)."""
+    gray_share: Annotated[float, SHARE] = 0.0
+    """Share of the crops that a colour network sees in gray (three equal channels)."""
     directory: str | None = None
     """Where prepared data sets are kept; by default a folder in the user's cache."""
-
-
-@dataclass(frozen=True)
-class NoiseConfig:
-    """The noise that training pictures get, drawn anew at every step. Levels on the 0-255 scale."""
-
-    kind: Literal["blind", "gaussian", "poisson_gaussian"] = "blind"
-    """blind: Gaussian, sigma uniform in sigma_range for each picture; gaussian: one sigma."""
-    sigma: float = 25.0
-    """Standard deviation for `gaussian`, 0-255."""
-    sigma_range: tuple[float, float] = (0.0, 55.0)
-    """Lowest and highest standard deviation for `blind`, 0-255."""
-    gain: float = 2.0
-    """For `poisson_gaussian`: units of the 0-255 scale per photon."""
-    read_noise: float = 4.0
-    """For `poisson_gaussian`: standard deviation of the read-out, 0-255."""
-    clip: bool = False
-    """Clip noisy pictures to the range of the picture, as a sensor does."""
 
 
 @dataclass(frozen=True)
 class OptimizerConfig:
     """AdamW with warm-up and cosine decay."""
 
-    learning_rate: float = 1e-3
+    learning_rate: Annotated[float, ABOVE_ZERO] = 1e-3
     """Highest learning rate, reached after the warm-up."""
-    warmup_steps: int = 100
+    warmup_steps: Annotated[int, NOT_NEGATIVE] = 100
     """Steps over which the learning rate rises from zero."""
-    final_fraction: float = 0.01
+    final_fraction: Annotated[float, SHARE] = 0.01
     """The learning rate ends at this fraction of the highest."""
-    weight_decay: float = 1e-4
+    weight_decay: Annotated[float, NOT_NEGATIVE] = 1e-4
     """AdamW's decoupled weight decay, on kernels only."""
-    clip_norm: float = 1.0
+    clip_norm: Annotated[float, ABOVE_ZERO] = 1.0
     """Gradients are scaled down to this global norm."""
-    ema_decay: float = 0.999
+    ema_decay: Annotated[float, Limit(0, 1, below=True)] = 0.999
     """Decay of the exponential moving average of the parameters that is evaluated and kept."""
     loss: Literal["charbonnier", "l1", "l2"] = "charbonnier"
     """Distance between the denoised and the clean picture."""
-    accumulate: int = 1
+    accumulate: Annotated[int, AT_LEAST_ONE] = 1
     """Work through each batch in this many parts, one after the other, and sum their gradients:
     less memory, the same step."""
     remat: bool = False
     """Compute every block's features a second time in the backward pass instead of keeping them:
     less memory, about a third more work."""
-    max_skipped: int = 10
+    max_skipped: Annotated[int, AT_LEAST_ONE] = 10
     """An update with a loss or gradient that is not finite is skipped; after this many in a row
     the run stops."""
 
@@ -116,10 +110,10 @@ class OptimizerConfig:
 class MeshConfig:
     """How the work is laid out over the devices; what these leave over splits the batch."""
 
-    fsdp: int = 1
+    fsdp: Annotated[int, AT_LEAST_ONE] = 1
     """Split parameters, moving average and the optimiser's moments over this many devices (fully
     sharded data parallel). The batch is split over them as well."""
-    height: int = 1
+    height: Annotated[int, AT_LEAST_ONE] = 1
     """Split the height of every picture over this many devices."""
 
 
@@ -129,24 +123,24 @@ class Config:
 
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
-    noise: NoiseConfig = field(default_factory=NoiseConfig)
+    noise: Noise = field(default_factory=Blind)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     mesh: MeshConfig = field(default_factory=MeshConfig)
-    steps: int = 3000
+    steps: Annotated[int, AT_LEAST_ONE] = 3000
     """Training steps."""
     seed: int = 0
     """Fixes initial parameters, order of pictures, crops and noise."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Dtype of the network's computation; parameters and statistics stay float32."""
-    log_every: int = 50
+    log_every: Annotated[int, AT_LEAST_ONE] = 50
     """Steps between log lines."""
-    evaluate_every: int = 500
+    evaluate_every: Annotated[int, AT_LEAST_ONE] = 500
     """Steps between evaluations on the validation pictures."""
-    checkpoint_every: int = 500
+    checkpoint_every: Annotated[int, AT_LEAST_ONE] = 500
     """Steps between checkpoints."""
-    keep_checkpoints: int = 2
+    keep_checkpoints: Annotated[int, AT_LEAST_ONE] = 2
     """How many of the newest checkpoints are kept, besides the best."""
-    evaluation_sigmas: tuple[float, ...] = (15.0, 25.0, 50.0)
+    evaluation_sigmas: Annotated[tuple[float, ...], LEVEL] = (15.0, 25.0, 50.0)
     """Noise levels of the final evaluation, 0-255."""
 
 
@@ -224,15 +218,40 @@ def from_json(text: str) -> Config:
 def _build(cls: type, values: Any, where: str) -> Any:
     if not isinstance(values, dict):
         raise InputError(f"the configuration's entry {where or 'at the top'} must be an object.")
-    hints = typing.get_type_hints(cls)
+    fields = {field.name for field in dataclasses.fields(cls) if field.init}
+    hints = {name: h for name, h in typing.get_type_hints(cls).items() if name in fields}
     for name in values:
         if name not in hints:
             raise InputError(f"unknown entry {where}{name!r}.{nearest(name, hints)}")
     return cls(**{name: _convert(hints[name], v, where + name) for name, v in values.items()})
 
 
+def _build_noise(value: Any, where: str) -> Noise:
+    """A noise from its fields and its `kind`."""
+    if not isinstance(value, dict) or not isinstance(value.get("kind"), str):
+        raise InputError(f"{where} must be an object with the entry 'kind'.")
+    return _build(
+        noise_class(value["kind"], f"{where}.kind"),
+        {name: entry for name, entry in value.items() if name != "kind"},
+        f"{where}.",
+    )
+
+
+def noise_class(kind: str, option: str) -> type[Noise]:
+    """The class of a noise by name. Raises InputError, with the nearest, for an unknown one."""
+    if kind not in NOISES:
+        raise InputError(
+            f"{option} must be one of {', '.join(NOISES)}; got {kind!r}.{nearest(kind, NOISES)}"
+        )
+    return NOISES[kind]
+
+
 def _convert(hint: Any, value: Any, where: str) -> Any:
     """A JSON value as the type the dataclass declares (JSON has no tuples)."""
+    if typing.get_origin(hint) is Annotated:
+        hint = typing.get_args(hint)[0]
+    if hint == Noise:
+        return _build_noise(value, where)
     if dataclasses.is_dataclass(hint):
         return _build(typing.cast(type, hint), value, f"{where}.")
     origin = typing.get_origin(hint)
@@ -275,18 +294,6 @@ def _flat(values: dict, prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-_AT_LEAST_ONE = (
-    *("model.width", "model.levels", "model.blocks", "data.crop", "data.batch_size"),
-    *("log_every", "evaluate_every", "checkpoint_every", "keep_checkpoints", "steps"),
-    *("optimizer.accumulate", "optimizer.max_skipped", "mesh.fsdp", "mesh.height"),
-)
-_ABOVE_ZERO = ("noise.gain", "optimizer.learning_rate", "optimizer.clip_norm")
-_NOT_NEGATIVE = (
-    *("data.workers", "data.cache_mb", "optimizer.warmup_steps", "optimizer.weight_decay"),
-)
-_LEVELS = ("noise.sigma", "noise.sigma_range", "noise.read_noise", "evaluation_sigmas")
-
-
 def validate(config: Config) -> None:
     """Raises InputError, with what to do, for values that no run could use."""
 
@@ -294,42 +301,30 @@ def validate(config: Config) -> None:
         if not condition:
             raise InputError(message)
 
-    for name, value in _flat(dataclasses.asdict(config)).items():
-        flag = f"--{name.replace('_', '-')}"
-        for number in value if isinstance(value, tuple) else (value,):
-            if isinstance(number, float):
-                check_finite(flag, number)
-            elif isinstance(number, int) and name != "seed":
-                require(abs(number) < 2**31, f"{flag} can't be as large as {number}.")
-            if name in _LEVELS:
-                check_level(flag, number)
-        require(name not in _AT_LEAST_ONE or value >= 1, f"{flag} must be at least 1; got {value}.")
-        require(name not in _ABOVE_ZERO or value > 0, f"{flag} must be above 0; got {value}.")
-        require(name not in _NOT_NEGATIVE or value >= 0, f"{flag} can't be negative; got {value}.")
+    check_fields(config)
     check_seed("--seed", config.seed)
     data, noise, optimizer = config.data, config.noise, config.optimizer
     require(
         config.model.channels in (1, 3),
         f"--model.channels must be 3 (colour) or 1 (gray); got {config.model.channels}.",
     )
-    # More would be a slip; each is a process.
-    require(data.workers <= 1024, f"--data.workers can't be more than 1024; got {data.workers}.")
     require(
         data.batch_size % optimizer.accumulate == 0,
         f"--data.batch-size {data.batch_size} can't be worked through in --optimizer.accumulate "
         f"{optimizer.accumulate} equal parts.",
     )
-    low, high = noise.sigma_range
-    require(low <= high, f"--noise.sigma-range needs lowest <= highest; got {low:g} {high:g}.")
     require(
-        not (config.model.noise_level and noise.kind == "poisson_gaussian"),
-        "--model.noise-level needs a noise with one level: use --noise.kind blind or gaussian.",
+        noise.has_level or not config.model.noise_level,
+        f"--model.noise-level needs a noise with one level; {noise.kind} has none. Use "
+        "--noise.kind blind or gaussian.",
+    )
+    highest = getattr(noise, "sigma_range", (0, getattr(noise, "sigma", 0)))[1]
+    require(
+        not 0 < highest < 1,
+        f"noise levels are on the 0-255 scale: {highest:g} is less than one gray level. Multiply "
+        "levels in [0, 1] by 255.",
     )
     require(len(config.evaluation_sigmas) > 0, "--evaluation-sigmas needs at least one level.")
-    for name in ("final_fraction", "ema_decay"):
-        value, flag = getattr(optimizer, name), f"--optimizer.{name.replace('_', '-')}"
-        require(0 <= value <= 1, f"{flag} must be in [0, 1]; got {value:g}.")
-    require(optimizer.ema_decay < 1, "--optimizer.ema-decay must be below 1.")
 
 
 def preset(name: str) -> Config:
@@ -362,6 +357,41 @@ class Command:
     """Which of them this is, from 0."""
 
 
+def _take_noise_kind(arguments: list[str]) -> tuple[str | None, list[str]]:
+    """The last --noise.kind and the arguments without it: the options that follow from it are
+    known only then."""
+    kind, rest, index = None, [], 0
+    while index < len(arguments):
+        name, given, value = arguments[index].partition("=")
+        if name != "--noise.kind":
+            rest.append(arguments[index])
+        elif given:
+            kind = value
+        elif index + 1 == len(arguments):
+            raise InputError(f"--noise.kind needs a name: {', '.join(NOISES)}.")
+        else:
+            index += 1
+            kind = arguments[index]
+        index += 1
+    return kind, rest
+
+
+def _check_noise_options(noise: Noise, arguments: Sequence[str]) -> None:
+    """Raises InputError for an option that only other noises have, naming those."""
+
+    def options(of: Any) -> set[str]:
+        return {f"--noise.{f.name}" for f in dataclasses.fields(of) if f.init}
+
+    for argument in arguments:
+        name = argument.partition("=")[0].replace("-", "_").replace("__noise", "--noise")
+        having = [kind for kind, cls in NOISES.items() if name in options(cls)]
+        if having and noise.kind not in having:
+            raise InputError(
+                f"the noise {noise.kind!r} has no {argument.partition('=')[0]}. With it, give "
+                f"--noise.kind {' or '.join(having)} besides."
+            )
+
+
 def parse_command(arguments: Sequence[str]) -> Command:
     """Reads `[PRESET] [--options]`; leaves with exit code 2 and a message where they are wrong.
 
@@ -374,14 +404,20 @@ def parse_command(arguments: Sequence[str]) -> Command:
     description = (
         "Trains a denoiser: python train.py [PRESET] [options]. "
         f"Presets: {', '.join(PRESETS)}; without one, quick. The defaults below are those of "
-        f"{name}."
+        f"{name}. --noise.kind chooses the noise ({', '.join(NOISES)}); its options are shown "
+        "with it: --noise.kind camera --help."
     )
+    config = preset(name)
+    kind, rest = _take_noise_kind(rest)
+    if kind is not None and kind != config.noise.kind:
+        config = dataclasses.replace(config, noise=noise_class(kind, "--noise.kind")())
+    _check_noise_options(config.noise, rest)
     command = tyro.cli(
-        Command,
+        tyro.conf.AvoidSubcommands[Command],
         prog="train.py",
         description=description,
         args=rest,
-        default=Command(config=preset(name), output=Path("runs", name)),
+        default=Command(config=config, output=Path("runs", name)),
     )
     validate(command.config)
     together = (command.coordinator, command.num_processes, command.process_id)

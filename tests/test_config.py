@@ -1,6 +1,7 @@
 """Configurations: JSON round trip, presets, the command line, and what is refused."""
 
 import dataclasses
+import json
 
 import pytest
 
@@ -16,6 +17,7 @@ from sa_flax.config import (
     validate,
 )
 from sa_flax.errors import InputError
+from sa_flax.noise import NOISES, Camera
 
 
 @pytest.mark.parametrize("name", PRESETS)
@@ -44,6 +46,19 @@ def test_json_that_is_wrong_is_named(text, message):
         from_json(text)
 
 
+@pytest.mark.parametrize("kind", NOISES)
+def test_every_noise_survives_json_and_the_command_line(kind):
+    config = parse_command(["smoke", f"--noise.kind={kind}"]).config
+    assert config.noise == NOISES[kind]()
+    assert from_json(to_json(config)) == config
+    assert json.loads(to_json(config))["noise"]["kind"] == kind
+
+
+def test_options_of_the_chosen_noise():
+    noise = parse_command(["--noise.shot-range", "1e-4", "1e-3", "--noise.kind", "camera"]).config
+    assert noise.noise == Camera(shot_range=(1e-4, 1e-3))
+
+
 def test_differences_are_named_by_their_option():
     other = dataclasses.replace(Config(), steps=7, model=ModelConfig(width=8))
     assert differences(Config(), other) == {"steps": (3000, 7), "model.width": (32, 8)}
@@ -64,7 +79,15 @@ def test_command_line_overrides_a_preset():
     ("arguments", "message"),
     [
         (["smok"], "Did you mean 'smoke'"),
-        (["--noise.sigma", "-1"], "can't be negative"),
+        (["--noise.kind", "gaussian", "--noise.sigma", "-1"], "can't be negative"),
+        (["--noise.kind", "gausian"], "Did you mean 'gaussian'"),
+        (["--noise.sigma", "50"], "give --noise.kind gaussian"),
+        (["--noise.sigma-range", "0.1", "0.2"], "0-255 scale"),
+        (["--noise.kind"], "needs a name"),
+        (["--noise.kind=photo", "--noise.jpeg", "1.5"], "at most 1"),
+        (["--noise.kind", "camera", "--model.noise-level"], "needs a noise with one level"),
+        (["--data.workers", "5000"], "at most 1024"),
+        (["--optimizer.ema-decay", "1"], "below 1"),
         (["--noise.sigma-range", "30", "20"], "lowest <= highest"),
         (["--model.channels", "2"], "3 .colour. or 1 .gray."),
         (["--data.crop", "0"], "--data.crop must be at least 1"),

@@ -185,7 +185,7 @@ def test_requests_that_are_wrong(uninterrupted, environment, tmp_path):
         (["--data.source", tmp_path / "missing"], "no folder"),
         (["--output", uninterrupted[0], "--model.width", "6"], "belongs to a run with other"),
         (["--resume"], "nothing to resume"),
-        (["--noise.sigma", "-1"], "can't be negative"),
+        (["--noise.sigma-range", "-1", "5"], "can't be negative"),
     ]
     for options, message in wrong:
         done = run([*TRAIN, *options], environment, tmp_path, code=2)

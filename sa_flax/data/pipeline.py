@@ -14,7 +14,7 @@ from PIL import Image
 
 from sa_flax.config import DataConfig
 from sa_flax.data.builders import Splits
-from sa_flax.data.transforms import FlipAndRotate, TexturedCrop, too_small
+from sa_flax.data.transforms import FlipAndRotate, SomeGray, TexturedCrop, too_small
 from sa_flax.errors import InputError, WorkerDiedError
 
 
@@ -175,6 +175,8 @@ def training_batches(
         .random_map(TexturedCrop(config.crop))
         .random_map(FlipAndRotate())
     )
+    if config.gray_share:
+        dataset = dataset.random_map(SomeGray(config.gray_share))
     shares = dataset.batch(config.batch_size // process_count, drop_remainder=True)
     batches = shares[process_index::process_count][start:]
     threads = 0 if config.workers else 2

@@ -45,6 +45,23 @@ class FlipAndRotate(grain.transforms.RandomMap):
         return np.ascontiguousarray(turned[:, ::-1] if rng.integers(2) else turned)
 
 
+class SomeGray(grain.transforms.RandomMap):
+    """A share of the RGB pictures as three equal channels of ITU-R 601 luma.
+
+    Args:
+      share: of the pictures, 0 to 1.
+    """
+
+    def __init__(self, share: float):
+        self.share = share
+
+    def random_map(self, element: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        if element.shape[-1] != 3 or rng.random() >= self.share:
+            return element
+        luma = np.round(element @ np.array([0.299, 0.587, 0.114])).astype(element.dtype)
+        return np.repeat(luma[..., None], 3, axis=-1)
+
+
 def too_small(height: int, width: int, crop: int, name: str = "a picture") -> str:
     """The message for a picture that training crops don't fit in."""
     return (

@@ -24,7 +24,17 @@ from sa_flax.functional.gating import (
     squeeze_excite,
 )
 from sa_flax.functional.image_quality import psnr, ssim
-from sa_flax.functional.noise import gaussian_noise, poisson_gaussian_noise, uniform_levels
+from sa_flax.functional.jpeg import jpeg_compress
+from sa_flax.functional.noise import (
+    blur,
+    camera_noise,
+    correlated_noise,
+    from_linear,
+    gaussian_noise,
+    poisson_gaussian_noise,
+    to_linear,
+    uniform_levels,
+)
 from sa_flax.functional.non_local_means import non_local_means
 from sa_flax.functional.pooling import centred_and_variance, spatial_max, spatial_mean
 from sa_flax.functional.shuffle_attention import (
@@ -51,21 +61,26 @@ __all__ = [
     "ShuffleAttentionParams",
     "SqueezeExciteParams",
     "attend",
+    "blur",
+    "camera_noise",
     "cbam",
     "centred_and_variance",
     "channel_attention",
     "channel_gate",
     "channel_shuffle",
     "channel_unshuffle",
+    "correlated_noise",
     "danet",
     "dual_attention",
     "eca",
     "eca_kernel_size",
     "fold_channel_shuffle",
+    "from_linear",
     "gaussian_noise",
     "group_merge",
     "group_norm",
     "group_split",
+    "jpeg_compress",
     "non_local",
     "non_local_means",
     "poisson_gaussian_noise",
@@ -78,5 +93,6 @@ __all__ = [
     "spatial_mean",
     "squeeze_excite",
     "ssim",
+    "to_linear",
     "uniform_levels",
 ]

@@ -76,3 +76,166 @@ def poisson_gaussian_noise(
     read = _per_picture(read_noise, clean, "read_noise")
     noisy = gain * photons + read * jax.random.normal(read_key, clean.shape, clean.dtype)
     return jnp.clip(noisy, 0, 1) if clip else noisy
+
+
+def blur(x: Float[Array, "B H W C"], sigma: Level, *, radius: int = 4) -> Float[Array, "B H W C"]:
+    """Gaussian blur with one width for each picture, continued periodically at the edges.
+
+    A kernel of 2 * radius + 1 values, which sum to one, along rows and columns. The period suits
+    noise, whose edges then have the statistics of its middle.
+
+    Args:
+      x: pictures, or noise.
+      sigma: standard deviation of the blur in pixels, a number or one for each picture; 0 leaves
+        the picture as it is. The kernel holds it up to about radius / 2.
+      radius: of the kernel, in pixels.
+    """
+    weights = _blur_weights(sigma, x, radius)
+    for axis in (1, 2):
+        blurred = weights[0] * x
+        for shift in range(1, radius + 1):
+            blurred += weights[shift] * (jnp.roll(x, shift, axis) + jnp.roll(x, -shift, axis))
+        x = blurred
+    return x
+
+
+def _blur_weights(sigma: Level, x: jax.Array, radius: int) -> list[jax.Array]:
+    """The kernel's values from its centre outwards, each shaped to multiply `x`."""
+    sigma = jnp.maximum(_per_picture(sigma, x, "sigma"), 1e-3)
+    weights = [jnp.exp(-0.5 * jnp.square(distance / sigma)) for distance in range(radius + 1)]
+    total = weights[0] + 2 * sum(weights[1:])
+    return [weight / total for weight in weights]
+
+
+def correlated_noise(
+    key: jax.Array,
+    clean: Float[Array, "B H W C"],
+    sigma: Level,
+    *,
+    mixing: Float[Array, "B C C"] | None = None,
+    luma_blur: Level = 0.0,
+    chroma_blur: Level = 0.0,
+    clip: bool = False,
+) -> Float[Array, "B H W C"]:
+    """`clean + sigma * n`, where n is correlated between channels and between pixels.
+
+    White noise n is mixed, `n @ mixing.T`, and its mean over the channels and what differs from
+    the mean are blurred, each by its own width, then scaled back to the standard deviation that
+    they had. (The scale is that of an endless field, so single pictures deviate by chance.)
+
+    Args:
+      key: a JAX random key.
+      clean: pictures in [0, 1].
+      sigma: standard deviation in [0, 1] units; a number, or one for each picture.
+      mixing: rows of unit length, so that every channel keeps its standard deviation. All rows
+        equal: the channels share their noise. By default they are independent.
+      luma_blur: width of the blur of the mean, in pixels.
+      chroma_blur: width of the blur of the differences from it, in pixels.
+      clip: clip the result to [0, 1].
+    """
+    noise = jax.random.normal(key, clean.shape, clean.dtype)
+    if mixing is not None:
+        noise = jnp.einsum("bhwc,bdc->bhwd", noise, mixing.astype(noise.dtype))
+    luma = jnp.mean(noise, axis=-1, keepdims=True)
+    chroma = noise - luma
+    noise = _blur_keeping_power(luma, luma_blur) + _blur_keeping_power(chroma, chroma_blur)
+    noisy = clean + _per_picture(sigma, clean, "sigma") * noise
+    return jnp.clip(noisy, 0, 1) if clip else noisy
+
+
+def _blur_keeping_power(noise: Float[Array, "B H W C"], sigma: Level) -> Float[Array, "B H W C"]:
+    weights = _blur_weights(sigma, noise, 4)
+    power = jnp.square(weights[0]) + 2 * sum(jnp.square(w) for w in weights[1:])
+    return blur(noise, sigma) / power  # one axis leaves sqrt(power) of the deviation
+
+
+def to_linear(x: Float[Array, "... C"]) -> Float[Array, "... C"]:
+    """Pictures in [0, 1] back to linear light: a camera's contrast curve and gamma, undone.
+
+    The contrast curve is taken for `3 x^2 - 2 x^3` and the gamma for 2.2. `from_linear` is its
+    inverse. Brooks et al., "Unprocessing images for learned raw denoising", CVPR 2019.
+    """
+    x = jnp.clip(x, 0, 1)
+    return (0.5 - jnp.sin(jnp.arcsin(1 - 2 * x) / 3)) ** 2.2
+
+
+def from_linear(light: Float[Array, "... C"]) -> Float[Array, "... C"]:
+    """Linear light in [0, 1] (what is outside is clipped) as a camera shows it: see `to_linear`."""
+    x = jnp.clip(light, 1e-8, 1) ** (1 / 2.2)
+    return 3 * x**2 - 2 * x**3
+
+
+def camera_noise(
+    key: jax.Array,
+    clean: Float[Array, "B H W C"],
+    shot: Level,
+    read: Level,
+    *,
+    white_balance: Float[Array, "B C"] | None = None,
+    saturation: Level = 0.0,
+    mosaic: Float[Array, " B"] | None = None,
+    luma_blur: Level = 0.0,
+    chroma_blur: Level = 0.0,
+) -> Float[Array, "B H W C"]:
+    """Noise that arose in a camera's linear light, as it looks in the finished picture.
+
+    The picture goes back to linear light (`to_linear`), its saturation and white balance are
+    undone, and each value v gets Gaussian noise of variance `shot * v + read**2`, which is what
+    Poisson-Gaussian noise comes to. The noise (not the picture, whose details nobody lost) is
+    sampled by a Bayer mosaic and interpolated, which correlates neighbours. Then forward: white
+    balance amplifies red and blue, saturation mixes the channels, and the tone curve enlarges noise
+    in the shadows and clips it at both ends. A camera's own denoising is a blur of what is left,
+    stronger in colour than in brightness.
+
+    Args:
+      key: a JAX random key.
+      clean: pictures in [0, 1]; RGB, or with any other number of channels and then without mosaic.
+      shot: variance for each unit of linear light, about 1e-4 (ISO 100) to 1e-2.
+      read: standard deviation in the dark, in units of the sensor's range, 1e-3 to 5e-2.
+      white_balance: gain of each channel, by default 1.
+      saturation: s of the colour matrix `(1 + s) I - s * mean`, 0 to about 1.
+      mosaic: 1 for each picture whose noise went through a mosaic, else 0; by default none.
+      luma_blur: width of the camera's own smoothing in brightness, in pixels.
+      chroma_blur: the same in colour.
+
+    Returns:
+      Noisy pictures in [0, 1].
+
+    Brooks et al., CVPR 2019; Foi et al., IEEE TIP 17(10), 2008.
+    """
+    batch, _, _, channels = clean.shape
+    gain = jnp.ones((batch, channels)) if white_balance is None else white_balance
+    gain = gain.astype(clean.dtype)[:, None, None, :]
+    s = _per_picture(saturation, clean, "saturation")
+    light = to_linear(clean)
+    mean = jnp.mean(light, axis=-1, keepdims=True)
+    sensor = jnp.maximum(((light - mean) / (1 + s) + mean) / gain, 0)
+    variance = _per_picture(shot, clean, "shot") * sensor
+    variance += jnp.square(_per_picture(read, clean, "read"))
+    noise = jnp.sqrt(variance) * jax.random.normal(key, clean.shape, clean.dtype)
+    if mosaic is not None and channels == 3:
+        noise = jnp.where(mosaic[:, None, None, None] > 0, _through_mosaic(noise), noise)
+    noise = noise * gain
+    noise += s * (noise - jnp.mean(noise, axis=-1, keepdims=True))
+    # The tone curve's clipping belongs to the noise; what it does to the clean picture does not.
+    noise = from_linear(light + noise) - from_linear(light)
+    luma = jnp.mean(noise, axis=-1, keepdims=True)
+    noise = blur(luma, luma_blur) + blur(noise - luma, chroma_blur)
+    return jnp.clip(clean + noise, 0, 1)
+
+
+def _through_mosaic(noise: Float[Array, "B H W 3"]) -> Float[Array, "B H W 3"]:
+    """What is left of a field after sampling it in a Bayer pattern and interpolating linearly."""
+    rows = jnp.arange(noise.shape[1])[:, None] % 2
+    columns = jnp.arange(noise.shape[2])[None, :] % 2
+    red, blue = (rows + columns) == 0, (rows * columns) == 1
+    seen = jnp.stack([red, ~(red | blue), blue], axis=-1).astype(noise.dtype) * noise
+
+    def neighbours(x: jax.Array, axis: int) -> jax.Array:
+        return jnp.roll(x, 1, axis) + jnp.roll(x, -1, axis)
+
+    side = neighbours(seen, 1) + neighbours(seen, 2)
+    corners = neighbours(neighbours(seen, 1), 2)
+    sparse = seen + side / 2 + corners / 4  # red and blue: one pixel of four
+    dense = seen + side / 4  # green: every other pixel
+    return jnp.stack([sparse[..., 0], dense[..., 1], sparse[..., 2]], axis=-1)

@@ -163,7 +163,7 @@ class Denoiser:
         sigma = 0.0 if self.takes_noise_level else None
         return self._forward.lower(self._state, picture, sigma).compile()
 
-    def method(self, noisy: np.ndarray, sigma: float) -> np.ndarray:
+    def method(self, noisy: np.ndarray, sigma: float | None) -> np.ndarray:
         """The form that `evaluate` compares: a blind network is not told the noise level."""
         return self(noisy, sigma if self.takes_noise_level else None)
 

@@ -1,30 +1,31 @@
 """PSNR and SSIM over a set of pictures under the published protocol.
 
-Gaussian noise is added to the clean picture and not clipped; the result is clipped to [0, 1] and
-rounded to 8 bits before it is compared; figures are means over pictures. The noise of a picture is
-fixed by the seed, its place in the set and the level, so that methods see the same noise.
+Noise is added to the clean picture (the published one is Gaussian and not clipped); the result is
+clipped to [0, 1] and rounded to 8 bits before it is compared; figures are means over pictures. The
+noise of a picture is fixed by the seed, its place in the set and the noise, so that methods see the
+same one.
 """
 
-from collections.abc import Callable, Sequence
+import zlib
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from skimage.restoration import denoise_nl_means, estimate_sigma
 
 from sa_flax.functional.image_quality import psnr, ssim
-from sa_flax.functional.noise import gaussian_noise
+from sa_flax.noise import Blind, Gaussian, Noise
 
-# (noisy picture (H, W, C) float32, sigma in [0, 1] units) -> denoised picture
-Method = Callable[[np.ndarray, float], np.ndarray]
+# (noisy picture (H, W, C) float32, sigma in [0, 1] units or None) -> denoised picture
+Method = Callable[[np.ndarray, float | None], np.ndarray]
 Progress = Callable[[str], None]
 
 # The shorter side in pixels of the smallest picture that can be compared: SSIM's window.
 SMALLEST = 11
 
 
-def non_local_means(noisy: np.ndarray, sigma: float) -> np.ndarray:
+def non_local_means(noisy: np.ndarray, sigma: float | None) -> np.ndarray:
     """The classical baseline: scikit-image's non-local means with its own estimate of sigma.
 
     Settings of its documentation for a known noise level: patches of 5, distance 6, h = 0.6 sigma.
@@ -43,18 +44,48 @@ def non_local_means(noisy: np.ndarray, sigma: float) -> np.ndarray:
     )
 
 
-def noisy_version(clean: np.ndarray, sigma: float, *, seed: int, index: int) -> np.ndarray:
-    """The picture number `index` of a set, with its fixed noise. `sigma` on the 0-255 scale."""
+def noisy_version(
+    clean: np.ndarray, noise: Noise, *, seed: int, index: int
+) -> tuple[np.ndarray, float | None]:
+    """Picture number `index` of a set, with its fixed noise, and the noise's level in [0, 1] units.
+
+    The level is None for noise that has none. Nothing is compiled anew for a picture of another
+    size, or, except for white noise, only when its sides need more steps of 64 pixels.
+    """
     key = jax.random.fold_in(jax.random.key(seed), index)
-    key = jax.random.fold_in(key, round(sigma * 1000))
-    return np.asarray(gaussian_noise(key, jnp.asarray(clean), sigma / 255))
+    if isinstance(noise, Gaussian) and not noise.clip:
+        key = jax.random.fold_in(key, round(noise.sigma * 1000))
+        # Every number is a function of the key and its place, however many are drawn.
+        drawn = _normal(key, -(-clean.size // 2**18) * 2**18)
+        white = np.asarray(drawn)[: clean.size].reshape(clean.shape)
+        return clean + np.float32(noise.sigma / 255) * white, noise.sigma / 255
+    key = jax.random.fold_in(key, zlib.crc32(repr(noise).encode()))
+    height, width = clean.shape[:2]
+    padding = ((0, -height % 64), (0, -width % 64), (0, 0))
+    noisy, sigma = _draw(noise, key, np.pad(clean, padding, mode="symmetric")[None])
+    return np.asarray(noisy)[0, :height, :width], None if sigma is None else float(sigma[0])
+
+
+_normal = jax.jit(lambda key, count: jax.random.normal(key, (count,)), static_argnums=1)
+_draw = jax.jit(lambda noise, key, clean: noise(key, clean), static_argnums=0)
+
+
+def noises_of(own: Noise | None, sigmas: Sequence[float]) -> dict[str, Noise]:
+    """What a run is judged on, by name: the published Gaussian levels, and its own noise.
+
+    Its own is left out where it is white Gaussian noise anyway.
+    """
+    noises: dict[str, Noise] = {f"sigma {sigma:g}": Gaussian(sigma=sigma) for sigma in sigmas}
+    if own is not None and (own.clip if isinstance(own, Gaussian | Blind) else True):
+        noises[own.kind] = own
+    return noises
 
 
 def evaluate(
     methods: dict[str, Method],
     pictures: Sequence[np.ndarray],
     *,
-    sigmas: Sequence[float] = (15, 25, 50),
+    noises: Mapping[str, Noise],
     seed: int = 0,
     with_ssim: bool = True,
     report: Progress = lambda line: None,
@@ -62,32 +93,34 @@ def evaluate(
     """Compares denoisers on the same noisy pictures.
 
     Args:
-      methods: name -> function of (noisy (H, W, C) float32, sigma in [0, 1] units) that returns the
-        denoised picture. "noisy" itself is always reported besides.
+      methods: name -> function of (noisy (H, W, C) float32, sigma in [0, 1] units or None) that
+        returns the denoised picture. "noisy" itself is always reported besides.
       pictures: clean pictures, (H, W, C) uint8, at least `SMALLEST` pixels high and wide for SSIM.
-      sigmas: noise levels on the 0-255 scale.
+      noises: by the names that columns get; see `noises_of`.
       seed: fixes the noise.
       with_ssim: compute SSIM as well (the definition is that of `functional.ssim`).
       report: called with a line of progress after each picture.
 
     Returns:
-      One entry per level and method: {"sigma", "method", "psnr" (dB), "ssim", "pictures"}.
+      One entry per noise and method: {"noise" (name), "sigma" (0-255, None for noise without a
+      level), "method", "psnr" (dB), "ssim", "pictures"}.
     """
     rows = []
-    for sigma in sigmas:
+    for title, noise in noises.items():
         scores: dict[str, list[tuple[float, float]]] = {"noisy": [], **{m: [] for m in methods}}
         for index, picture in enumerate(pictures):
             clean = picture.astype(np.float32) / 255
-            noisy = noisy_version(clean, sigma, seed=seed, index=index)
+            noisy, sigma = noisy_version(clean, noise, seed=seed, index=index)
             scores["noisy"].append(_score(noisy, clean, with_ssim))
             for name, method in methods.items():
-                result = np.asarray(method(noisy, sigma / 255), np.float32)
+                result = np.asarray(method(noisy, sigma), np.float32)
                 rounded = np.round(np.clip(result, 0, 1) * 255) / np.float32(255)
                 scores[name].append(_score(rounded.reshape(clean.shape), clean, with_ssim))
-            report(f"sigma {sigma:g}: picture {index + 1} of {len(pictures)}")
+            report(f"{title}: picture {index + 1} of {len(pictures)}")
         for name, values in scores.items():
             mean_psnr, mean_ssim = np.mean(values, axis=0)
-            row = {"sigma": sigma, "method": name, "psnr": float(mean_psnr)}
+            level = noise.sigma if isinstance(noise, Gaussian) else None
+            row = {"noise": title, "sigma": level, "method": name, "psnr": float(mean_psnr)}
             if with_ssim:
                 row["ssim"] = float(mean_ssim)
             rows.append(row | {"pictures": len(pictures)})
@@ -103,16 +136,16 @@ _psnr, _ssim = jax.jit(psnr), jax.jit(ssim)
 
 
 def format_table(rows: Sequence[dict[str, Any]]) -> str:
-    """The rows of `evaluate` as a text table: a line per method, a column per level."""
-    sigmas = sorted({row["sigma"] for row in rows})
+    """The rows of `evaluate` as a text table: a line per method, a column per noise."""
+    titles = list(dict.fromkeys(row["noise"] for row in rows))
     methods = list(dict.fromkeys(row["method"] for row in rows))
-    cell = {(row["method"], row["sigma"]): row for row in rows}
+    cell = {(row["method"], row["noise"]): row for row in rows}
     width = max(len(m) for m in methods) + 2
-    lines = [" " * width + "".join(f"{f'sigma {s:g}':>18}" for s in sigmas)]
+    lines = [" " * width + "".join(f"{title:>18}" for title in titles)]
     for method in methods:
         cells = []
-        for s in sigmas:
-            row = cell[method, s]
+        for title in titles:
+            row = cell[method, title]
             similarity = f" / {row['ssim']:.4f}" if "ssim" in row else ""
             cells.append(f"{row['psnr']:.2f}{similarity}")
         lines.append(f"{method:<{width}}" + "".join(f"{c:>18}" for c in cells))

@@ -189,14 +189,7 @@ def facts(
 ) -> dict[str, str]:
     """What the start-up table says."""
     devices = jax.devices()
-    model, noise = config.model, config.noise
-    low, high = noise.sigma_range
-    levels = {
-        "blind": f"Gaussian, sigma uniform in {low:g}-{high:g} of 255, unknown to the network",
-        "gaussian": f"Gaussian, sigma {noise.sigma:g} of 255",
-        "poisson_gaussian": f"Poisson-Gaussian, gain {noise.gain:g}, read noise "
-        f"{noise.read_noise:g} of 255",
-    }
+    model = config.model
     count = sum(leaf.size for leaf in jax.tree.leaves(params))
     attention = f", attention {model.attention} ({model.attend})"
     split = [
@@ -213,7 +206,7 @@ def facts(
         + "".join(f", {s}" for s in split),
         "network": f"{model.name}, {count:,} parameters, {model.channels} channel(s)"
         + (attention if model.name == "attention_unet" else ""),
-        "noise": levels[noise.kind],
+        "noise": str(config.noise),
         "data": f"{config.data.source}: {len(splits.train)} to train, {len(splits.validation)} to "
         f"validate, {len(splits.test)} to test"
         + (f"; {len(splits.skipped)} files skipped" if splits.skipped else ""),

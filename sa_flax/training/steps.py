@@ -8,34 +8,12 @@ import optax
 from flax import nnx
 from jax.sharding import Mesh
 
-from sa_flax.config import Config, NoiseConfig
+from sa_flax.config import Config
 from sa_flax.functional.image_quality import psnr
-from sa_flax.functional.noise import gaussian_noise, poisson_gaussian_noise, uniform_levels
 from sa_flax.training.sharding import layout, replicated
 from sa_flax.training.state import TrainState
 
 Metrics = dict[str, jax.Array]
-
-
-def corrupt(
-    key: jax.Array, clean: jax.Array, noise: NoiseConfig
-) -> tuple[jax.Array, jax.Array | None]:
-    """Adds a configuration's noise to clean pictures (B, H, W, C) in [0, 1].
-
-    Returns the noisy pictures and, for Gaussian noise, each one's sigma in [0, 1] units.
-    """
-    if noise.kind == "poisson_gaussian":
-        noisy = poisson_gaussian_noise(
-            key, clean, noise.gain / 255, read_noise=noise.read_noise / 255, clip=noise.clip
-        )
-        return noisy, None
-    level_key, noise_key = jax.random.split(key)
-    if noise.kind == "blind":
-        low, high = noise.sigma_range
-        sigma = uniform_levels(level_key, clean.shape[0], low / 255, high / 255)
-    else:
-        sigma = jnp.full((clean.shape[0],), noise.sigma / 255)
-    return gaussian_noise(noise_key, clean, sigma, clip=noise.clip), sigma
 
 
 def reconstruction_loss(denoised: jax.Array, clean: jax.Array, kind: str) -> jax.Array:
@@ -72,7 +50,7 @@ def make_train_step(
         state: TrainState, batch: jax.Array, key: jax.Array
     ) -> tuple[TrainState, Metrics]:
         clean = batch.astype(jnp.float32) / 255
-        noisy, sigma = corrupt(jax.random.fold_in(key, state.step), clean, config.noise)
+        noisy, sigma = config.noise(jax.random.fold_in(key, state.step), clean)
 
         def loss_fn(params: nnx.State, rest: nnx.State, noisy, sigma, clean):
             if mesh is not None:

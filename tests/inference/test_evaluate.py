@@ -1,25 +1,54 @@
 """The published protocol: same noise for all, nothing clipped before, rounded and clipped after."""
 
+import jax
 import numpy as np
 import pytest
 
-from sa_flax.inference.evaluate import evaluate, format_table, noisy_version, non_local_means
+from sa_flax.inference.evaluate import (
+    evaluate,
+    format_table,
+    noises_of,
+    noisy_version,
+    non_local_means,
+)
+from sa_flax.noise import Blind, Camera, Gaussian, Photo
 
 CLEAN = (127 + 80 * np.sin(np.add.outer(np.arange(40), np.arange(48)) / 7))[..., None]
 CLEAN = CLEAN.astype(np.uint8)
 
 
-def test_noise_is_fixed_and_not_clipped():
+@pytest.mark.parametrize("noise", [Gaussian(), Photo(), Camera()])
+def test_noise_is_fixed(noise):
+    clean = np.full((40, 50, 3), 0.5, np.float32)
+    noisy, _ = noisy_version(clean, noise, seed=0, index=1)
+    assert noisy.shape == clean.shape
+    assert noisy.dtype == np.float32
+    np.testing.assert_array_equal(noisy, noisy_version(clean, noise, seed=0, index=1)[0])
+    for seed, index in ((1, 1), (0, 2)):
+        assert not np.array_equal(noisy, noisy_version(clean, noise, seed=seed, index=index)[0])
+
+
+def test_the_published_noise_is_not_clipped():
     white = np.ones((32, 32, 1), np.float32)
-    noisy = noisy_version(white, 25, seed=0, index=0)
-    np.testing.assert_array_equal(noisy, noisy_version(white, 25, seed=0, index=0))
+    noisy, sigma = noisy_version(white, Gaussian(25), seed=0, index=0)
     assert noisy.max() > 1
-    for other in (
-        noisy_version(white, 25, seed=1, index=0),
-        noisy_version(white, 25, seed=0, index=1),
-    ):
-        assert not np.array_equal(noisy, other)
+    assert sigma == 25 / 255
     np.testing.assert_allclose((noisy - white).std(), 25 / 255, rtol=0.1)
+
+
+def test_white_noise_is_that_of_the_pictures_own_shape():
+    """It is cut from a longer row of numbers, so that no size of picture is compiled anew."""
+    clean = np.zeros((32, 48, 3), np.float32)
+    key = jax.random.fold_in(jax.random.fold_in(jax.random.key(0), 2), 25000)
+    expected = jax.random.normal(key, clean.shape) * np.float32(25 / 255)
+    noisy, _ = noisy_version(clean, Gaussian(25), seed=0, index=2)
+    np.testing.assert_allclose(noisy, expected, rtol=1e-6)
+
+
+def test_a_run_is_judged_on_its_own_noise_besides():
+    assert list(noises_of(Blind(), [15, 50])) == ["sigma 15", "sigma 50"]
+    assert list(noises_of(Blind(clip=True), [15])) == ["sigma 15", "blind"]
+    assert noises_of(Photo(), [15])["photo"] == Photo()
 
 
 def test_methods_see_the_same_noise_and_are_rounded_before_comparison():
@@ -29,7 +58,9 @@ def test_methods_see_the_same_noise_and_are_rounded_before_comparison():
         seen.append((noisy, sigma))
         return CLEAN / 255 + 0.3 / 255  # less than half a gray level away
 
-    rows = evaluate({"a": nearly_perfect, "b": nearly_perfect}, [CLEAN], sigmas=[15])
+    rows = evaluate(
+        {"a": nearly_perfect, "b": nearly_perfect}, [CLEAN], noises=noises_of(None, [15])
+    )
     np.testing.assert_array_equal(seen[0][0], seen[1][0])
     assert seen[0][1] == pytest.approx(15 / 255)
     by_method = {row["method"]: row for row in rows}
@@ -39,14 +70,16 @@ def test_methods_see_the_same_noise_and_are_rounded_before_comparison():
 
 
 def test_non_local_means_removes_noise():
-    rows = evaluate({"nlm": non_local_means}, [CLEAN], sigmas=[25], with_ssim=False)
+    rows = evaluate(
+        {"nlm": non_local_means}, [CLEAN], noises=noises_of(None, [25]), with_ssim=False
+    )
     scores = {row["method"]: row["psnr"] for row in rows}
     assert scores["nlm"] > scores["noisy"] + 5
 
 
 def test_table():
-    rows = evaluate({"same": lambda x, s: x}, [CLEAN, CLEAN], sigmas=[50, 15])
+    rows = evaluate({"same": lambda x, s: x}, [CLEAN, CLEAN], noises=noises_of(None, [50, 15]))
     lines = format_table(rows).splitlines()
-    assert lines[0].split() == ["sigma", "15", "sigma", "50"]
+    assert lines[0].split() == ["sigma", "50", "sigma", "15"]
     assert [line.split()[0] for line in lines[1:3]] == ["noisy", "same"]
     assert f"{rows[0]['psnr']:.2f} / {rows[0]['ssim']:.4f}" in lines[1]

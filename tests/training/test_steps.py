@@ -8,11 +8,11 @@ import numpy as np
 import optax
 import pytest
 
-from sa_flax.config import Config, DataConfig, ModelConfig, NoiseConfig, OptimizerConfig
+from sa_flax.config import Config, DataConfig, ModelConfig, OptimizerConfig
 from sa_flax.errors import DivergedError
 from sa_flax.training import run
 from sa_flax.training.state import create_state, learning_rate_schedule, make_optimizer
-from sa_flax.training.steps import corrupt, make_train_step, reconstruction_loss
+from sa_flax.training.steps import make_train_step, reconstruction_loss
 
 CONFIG = Config(
     model=ModelConfig(width=4, levels=2, channels=1),
@@ -38,21 +38,6 @@ def test_the_average_follows_the_parameters():
         *(jax.tree.leaves(t) for t in (before.params, after.params, after.ema)), strict=True
     ):
         np.testing.assert_allclose(ema, decay * old + (1 - decay) * new, rtol=1e-5, atol=1e-7)
-
-
-def test_noise_models():
-    clean = jnp.full((4, 32, 32, 1), 0.5)
-    key = jax.random.key(0)
-    noisy, sigma = corrupt(key, clean, NoiseConfig(kind="blind", sigma_range=(10, 50)))
-    assert sigma.shape == (4,)
-    np.testing.assert_allclose(jnp.std(noisy - clean, axis=(1, 2, 3)), sigma, rtol=0.1)
-    assert ((sigma >= 10 / 255) & (sigma <= 50 / 255)).all()
-    noisy, sigma = corrupt(key, clean, NoiseConfig(kind="gaussian", sigma=25))
-    np.testing.assert_allclose(sigma, 25 / 255, rtol=1e-6)
-    np.testing.assert_allclose(jnp.std(noisy), 25 / 255, rtol=0.1)
-    noisy, sigma = corrupt(key, clean, NoiseConfig(kind="poisson_gaussian", gain=4, read_noise=3))
-    assert sigma is None
-    np.testing.assert_allclose(jnp.var(noisy), 4 / 255 * 0.5 + (3 / 255) ** 2, rtol=0.1)
 
 
 def test_every_step_draws_its_own_noise():

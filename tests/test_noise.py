@@ -1,0 +1,120 @@
+"""One contract for all noise classes, and what each is for."""
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from sa_flax.noise import NOISES, Blind, Camera, Correlated, Gaussian, Photo, PoissonGaussian
+
+KEY = jax.random.key(0)
+
+
+def _gray_card(batch: int = 4, size: int = 64, channels: int = 3) -> jax.Array:
+    """Half gray with a faint edge in colour, so that it is no gray picture."""
+    card = jnp.full((batch, size, size, channels), 0.5)
+    return card.at[:, :, :2, 0].set(0.6)
+
+
+def _statistics(residual: jax.Array) -> tuple[float, float]:
+    """Correlation of neighbours in a row, and of the first two channels."""
+    r = np.asarray(residual[:, :, 4:], np.float64)
+    r = r - r.mean()
+    neighbours = (r[:, :, 1:] * r[:, :, :-1]).mean() / (r**2).mean()
+    channels = (r[..., 0] * r[..., 1]).mean() / np.sqrt(
+        (r[..., 0] ** 2).mean() * (r[..., 1] ** 2).mean()
+    )
+    return float(neighbours), float(channels)
+
+
+@pytest.mark.parametrize("kind", NOISES)
+@pytest.mark.parametrize("channels", [1, 3])
+def test_contract(kind, channels):
+    noise, clean = NOISES[kind](), _gray_card(channels=channels)
+    assert noise.kind == kind
+    assert str(noise)
+    draw = jax.jit(noise)
+    noisy, sigma = draw(KEY, clean)
+    chex.assert_shape(noisy, clean.shape)
+    assert noisy.dtype == clean.dtype
+    chex.assert_tree_all_finite(noisy)
+    chex.assert_trees_all_equal(noisy, draw(KEY, clean)[0])
+    assert not np.array_equal(noisy, draw(jax.random.key(1), clean)[0])
+    assert (sigma is not None) == noise.has_level
+    if noise.has_level:
+        chex.assert_shape(sigma, (4,))
+        np.testing.assert_allclose(jnp.std(noisy - clean, axis=(1, 2, 3)), sigma, rtol=0.1)
+    # Equal classes are equal configurations, and can be static arguments of jit.
+    assert hash(noise) == hash(NOISES[kind]())
+
+
+def test_levels_of_white_noise():
+    _, sigma = Blind(sigma_range=(10, 50))(KEY, _gray_card())
+    assert ((sigma >= 10 / 255) & (sigma <= 50 / 255)).all()
+    noisy, sigma = Gaussian(sigma=25)(KEY, _gray_card())
+    np.testing.assert_allclose(sigma, 25 / 255, rtol=1e-6)
+    assert Gaussian(sigma=200, clip=True)(KEY, _gray_card())[0].max() == 1
+    noisy, _ = PoissonGaussian(gain=4, read_noise=3)(KEY, jnp.full((4, 64, 64, 1), 0.5))
+    np.testing.assert_allclose(jnp.var(noisy), 4 / 255 * 0.5 + (3 / 255) ** 2, rtol=0.1)
+
+
+def test_correlated_noise_keeps_its_level():
+    clean = _gray_card(size=256)
+    noisy, _ = Correlated(sigma_range=(30, 30), blur_range=(1, 1), chroma_blur_range=(1, 1))(
+        KEY, clean
+    )
+    np.testing.assert_allclose(jnp.std(noisy - clean, axis=(1, 2, 3)), 30 / 255, rtol=0.05)
+
+
+def test_what_correlated_noise_correlates():
+    clean = _gray_card(size=128)
+    white = Gaussian(sigma=25)(KEY, clean)[0] - clean
+    blurred = Correlated((25, 25), blur_range=(0.8, 0.8), chroma_blur_range=(0.8, 0.8), shared=0)
+    shared = Correlated((25, 25), blur_range=(0, 0), chroma_blur_range=(0, 0), shared=1)
+    assert max(map(abs, _statistics(white))) < 0.02
+    # White noise blurred by s has correlation exp(-1 / (4 s^2)) at distance 1.
+    neighbours, _ = _statistics(blurred(KEY, clean)[0] - clean)
+    assert neighbours == pytest.approx(np.exp(-1 / (4 * 0.8**2)), abs=0.03)
+    neighbours, channels = _statistics(shared(KEY, clean)[0] - clean)
+    assert channels == pytest.approx(1, abs=1e-3)
+    assert abs(neighbours) < 0.02
+
+
+def test_a_cameras_noise_depends_on_the_light_and_clips():
+    steps = jnp.repeat(jnp.linspace(0.0, 1.0, 5), 64)
+    clean = jnp.broadcast_to(steps[None, None, :, None], (1, 128, 320, 3))
+    noise = Camera(shot_range=(3e-3, 3e-3), mosaic=0, smoothing=0)
+    noisy = noise(KEY, clean)[0]
+    assert noisy.min() >= 0
+    assert noisy.max() <= 1
+    by_step = (noisy - clean).reshape(128, 5, 64, 3).std((0, 2, 3))
+    # The tone curve's slope is nearly nil at black and white; the middle is noisy.
+    assert by_step[4] < by_step[2] / 2
+    white = _statistics(noise(KEY, _gray_card(size=128))[0] - _gray_card(size=128))
+    mosaic = Camera(shot_range=(3e-3, 3e-3), mosaic=1, smoothing=0)
+    sampled = _statistics(mosaic(KEY, _gray_card(size=128))[0] - _gray_card(size=128))
+    assert abs(white[0]) < 0.05
+    assert sampled[0] > 0.2
+
+
+def test_the_mixture_of_photographs():
+    clean = jnp.concatenate([_gray_card(48, 32), jnp.full((16, 32, 32, 3), 0.4)])
+    noisy, _ = jax.jit(Photo())(KEY, clean)
+    chex.assert_trees_all_equal(noisy[48:, ..., 0], noisy[48:, ..., 1], noisy[48:, ..., 2])
+    colour = noisy[:48] - clean[:48]
+    assert (jnp.abs(colour[..., 0] - colour[..., 1]).max((1, 2)) > 0).sum() > 24
+    deviation = colour.std((1, 2, 3)) * 255
+    assert (deviation < 0.5).any(), "no clean picture among them"
+    assert (deviation > 25).any()
+    in_8_bits = jnp.abs(noisy * 255 - jnp.round(noisy * 255)).max((1, 2, 3)) < 1e-3
+    assert 5 < in_8_bits.sum() < 50, "not some compressed, and some not"
+
+
+def test_shares_of_the_mixture():
+    clean = _gray_card(32, 16)
+    chex.assert_trees_all_equal(
+        Photo(white=0, correlated=0, camera=0, jpeg=0)(KEY, clean)[0], clean
+    )
+    compressed = Photo(white=0, correlated=0, camera=0, jpeg=1)(KEY, clean)[0]
+    np.testing.assert_allclose(compressed * 255, jnp.round(compressed * 255), atol=1e-3)
