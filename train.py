@@ -28,8 +28,9 @@ from sa_flax.data.pipeline import Pictures, check_sizes, training_batches
 from sa_flax.errors import explain
 from sa_flax.inference import evaluate
 from sa_flax.inference.denoiser import Denoiser
-from sa_flax.inference.run_directory import Progress
 from sa_flax.training import checkpoint, logging, processes, run, sharding
+from sa_flax.training.network import save_network
+from sa_flax.training.run_directory import Progress
 from sa_flax.training.state import create_state, make_optimizer
 from sa_flax.training.steps import make_train_step
 from sa_flax.xla_flags import tune_cpu
@@ -43,7 +44,8 @@ def train(config: Config, output: Path, *, resume: bool) -> int:
     mesh = sharding.make_mesh(config.mesh)
     sharding.check_batch(config, mesh)
     optimizer = make_optimizer(config.optimizer, config.steps)
-    graphdef, state = create_state(config, optimizer)
+    resuming = any(run.saved_steps(output))
+    graphdef, state = create_state(config, optimizer, resuming=resuming)
     state = sharding.place(state, mesh)
     splits = processes.first_then_others(
         lambda: open_splits(config.data.source, directory=config.data.directory)
@@ -130,6 +132,7 @@ def fit(
     pending: list[dict[str, jax.Array]] = []
     waited = 0.0
     stopping = False
+    scores: dict[str, float] = {}
     while step < config.steps and not stopping:
         asked = time.monotonic()
         batch = next(batches)
@@ -174,12 +177,21 @@ def fit(
                     log.picture(step, name, picture)
         if saving:
             checkpoints.save(state, Progress(step, step, best), psnr=psnr)
+            keep_network(output, graphdef, state, config, step, scores)
     batches.close()
     if pending:
         monitor.means(pending, last_step=step)
     progress = Progress(step, step, best)
     checkpoints.save(state, progress)
+    keep_network(output, graphdef, state, config, step, scores)
     return state, progress
+
+
+def keep_network(output: Path, graphdef, state, config: Config, step: int, scores) -> None:
+    """Saves the averaged network beside the checkpoint, in the form that everything else reads."""
+    variables = sharding.on_one_device((state.ema, state.rest))
+    if processes.is_first():
+        save_network(output, nnx.merge(graphdef, *variables), config, step=step, scores=scores)
 
 
 def samples(denoiser, pictures, config, directory: Path) -> dict[str, np.ndarray]:

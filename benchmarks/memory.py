@@ -25,8 +25,8 @@ from flax import nnx
 from benchmarks.timing import save
 from sa_flax.config import PRESETS, Config, MeshConfig
 from sa_flax.inference.denoiser import Denoiser
-from sa_flax.models.registry import network_of
 from sa_flax.training import sharding
+from sa_flax.training.network import network_of
 from sa_flax.training.state import create_state, make_optimizer
 from sa_flax.training.steps import make_train_step
 

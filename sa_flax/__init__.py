@@ -28,9 +28,9 @@ _EXPORTS = {
     "create_model": "sa_flax.models.registry",
     "list_models": "sa_flax.models.registry",
     "Denoiser": "sa_flax.inference.denoiser",
-    "from_pretrained": "sa_flax.inference.pretrained",
-    "list_pretrained": "sa_flax.inference.pretrained",
-    "save_pretrained": "sa_flax.inference.pretrained",
+    "from_pretrained": "sa_flax.models.saved",
+    "list_pretrained": "sa_flax.models.saved",
+    "save_pretrained": "sa_flax.models.saved",
 }
 _SUBMODULES = ("data", "functional", "inference", "models", "modules", "porting", "training")
 
@@ -40,8 +40,8 @@ if TYPE_CHECKING:
     from sa_flax import data, functional, inference, models, modules, porting, training
     from sa_flax.functional.shuffle_attention import ShuffleAttentionParams
     from sa_flax.inference.denoiser import Denoiser
-    from sa_flax.inference.pretrained import from_pretrained, list_pretrained, save_pretrained
     from sa_flax.models.registry import create_model, list_models
+    from sa_flax.models.saved import from_pretrained, list_pretrained, save_pretrained
     from sa_flax.models.unet import AttentionUNet
     from sa_flax.modules.affinities import DANet, NonLocal, SelfAttention
     from sa_flax.modules.attention import ShuffleAttention, list_attentions, make_attention

@@ -54,7 +54,7 @@ def denoise(
     if sigma is not None:
         check_level("--sigma", sigma)
     side = None if window is None else (window, window)
-    denoiser = Denoiser.load(model, window=side, devices=devices)
+    denoiser = Denoiser.from_pretrained(model, window=side, devices=devices)
     if (sigma is not None) != denoiser.takes_noise_level:
         raise InputError(
             f"the network in {model} needs the noise level: give --sigma (0-255)."
@@ -132,7 +132,7 @@ def evaluate(
     files = find_pictures(images)
     if not files:
         raise InputError(f"no pictures in {images}.")
-    denoiser = Denoiser.load(model)
+    denoiser = Denoiser.from_pretrained(model)
     pictures, failed = [], 0
     for file in files:
         try:
@@ -186,7 +186,7 @@ def port(
         fold: Fold DnCNN's batch norm into its convolutions.
         torch_file: Write the weights under PyTorch's names as well, to this .pth or .safetensors.
     """
-    from sa_flax.inference.pretrained import port_checkpoint
+    from sa_flax.porting.port import port_checkpoint
 
     try:
         port_checkpoint(checkpoint, architecture, output, fold=fold, torch_file=torch_file)

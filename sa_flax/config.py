@@ -128,6 +128,9 @@ class Config:
     mesh: MeshConfig = field(default_factory=MeshConfig)
     steps: Annotated[int, AT_LEAST_ONE] = 3000
     """Training steps."""
+    init_from: str | None = None
+    """Start from a saved network instead of random parameters: a shipped name, a directory, or that
+    of a run. A gray network can start from a colour one."""
     seed: int = 0
     """Fixes initial parameters, order of pictures, crops and noise."""
     dtype: Literal["float32", "bfloat16"] = "float32"

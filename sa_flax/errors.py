@@ -9,6 +9,47 @@ class InputError(ValueError):
     """A wrong option, path or file. Commands print it without a traceback and exit with code 2."""
 
 
+class PortingError(InputError):
+    """Weights that don't fit a model. Each list holds one line for every problem of its kind.
+
+    Attributes:
+      unused: source entries that no rule uses.
+      unfilled: leaves of the model (or PyTorch names) that nothing fills.
+      ambiguous: entries that two rules, or rules and leaves that two entries, lay claim to.
+      misfits: shapes and dtypes that don't fit.
+    """
+
+    def __init__(
+        self,
+        subject: str,
+        *,
+        unused: Iterable[str] = (),
+        unfilled: Iterable[str] = (),
+        ambiguous: Iterable[str] = (),
+        misfits: Iterable[str] = (),
+    ):
+        self.unused, self.unfilled = list(unused), list(unfilled)
+        self.ambiguous, self.misfits = list(ambiguous), list(misfits)
+        lines = [f"{subject}:"]
+        for title, problems in (
+            ("used by no rule", self.unused),
+            ("filled by nothing", self.unfilled),
+            ("claimed twice", self.ambiguous),
+            ("of the wrong shape or kind", self.misfits),
+        ):
+            if problems:
+                lines.append(f"  {len(problems)} {title}:")
+                lines += [f"    {problem}" for problem in problems[:_SHOWN]]
+                if len(problems) > _SHOWN:
+                    lines.append(f"    ... and {len(problems) - _SHOWN} more")
+        super().__init__("\n".join(lines))
+
+    @property
+    def count(self) -> int:
+        """How many problems there are."""
+        return sum(map(len, (self.unused, self.unfilled, self.ambiguous, self.misfits)))
+
+
 class RunError(RuntimeError):
     """What was asked for was right, but it could not be finished. Commands exit with code 1."""
 
@@ -42,6 +83,7 @@ def explain(error: Exception) -> tuple[int, str] | None:
     return None
 
 
+_SHOWN = 10  # entries of each kind that an error message lists
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 
 

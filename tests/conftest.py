@@ -18,16 +18,20 @@ for _flag, _value in (
 @pytest.fixture(scope="session")
 def run_directory(tmp_path_factory) -> Path:
     """The directory of a run that saved its untrained network: two levels of four features."""
+    from flax import nnx
+
     from sa_flax.config import Config, ModelConfig, to_json
-    from sa_flax.inference.run_directory import CONFIG, Progress
     from sa_flax.training.checkpoint import Checkpoints
+    from sa_flax.training.network import save_network
+    from sa_flax.training.run_directory import CONFIG, Progress
     from sa_flax.training.state import create_state, make_optimizer
 
     run = tmp_path_factory.mktemp("run")
     config = dataclasses.replace(Config(), model=ModelConfig(width=4, levels=2))
     (run / CONFIG).write_text(to_json(config))
-    _, state = create_state(config, make_optimizer(config.optimizer, config.steps))
+    graphdef, state = create_state(config, make_optimizer(config.optimizer, config.steps))
     checkpoints = Checkpoints(run)
     checkpoints.save(state, Progress(0, 0, None))
     checkpoints.close()
+    save_network(run, nnx.merge(graphdef, state.ema, state.rest), config, step=0, scores={})
     return run

@@ -48,8 +48,8 @@ def parameters(run_directory: Path) -> list[np.ndarray]:
     """All arrays of the newest checkpoint: parameters, moments, average."""
     import jax
 
-    from sa_flax.inference.run_directory import read_config
     from sa_flax.training.checkpoint import Checkpoints
+    from sa_flax.training.run_directory import read_config
     from sa_flax.training.state import create_state, make_optimizer
 
     config = read_config(run_directory)

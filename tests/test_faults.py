@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sa_flax.inference.run_directory import CHECKPOINTS
+from sa_flax.training.run_directory import CHECKPOINTS
 from tests.test_end_to_end import ROOT, TRAIN, parameters, run
 
 # A checkpoint at every step: half of the time is spent writing one.

@@ -1,7 +1,6 @@
 """A trained network, ready to use on pictures of any kind."""
 
 import copy
-import os
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +12,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from sa_flax.errors import InputError
 from sa_flax.functional.pooling import Window
-from sa_flax.inference.pretrained import from_pretrained
-from sa_flax.inference.run_directory import read_config, restore_ema
-from sa_flax.models.registry import network_of
+from sa_flax.models.saved import from_pretrained
 
 
 class Denoiser:
@@ -71,24 +68,6 @@ class Denoiser:
         self._forward = jax.jit(forward, out_shardings=self._rows)
 
     @classmethod
-    def from_checkpoint(
-        cls, run: str | Path, *, window: Window = None, devices: int = 1
-    ) -> "Denoiser":
-        """The network of a training run: the moving average in its newest valid checkpoint.
-
-        Raises:
-          InputError: where `run` is not the directory of a run, or has no readable checkpoint.
-        """
-        run = Path(run)
-        config = read_config(run)
-        try:
-            abstract = nnx.eval_shape(lambda: network_of(config))
-        except InputError as error:
-            raise InputError(f"{run}: {error}") from error
-        graphdef, *states = nnx.split(abstract, nnx.Param, ...)
-        return cls(nnx.merge(graphdef, *restore_ema(run, *states)), window=window, devices=devices)
-
-    @classmethod
     def from_pretrained(
         cls,
         name: str | Path,
@@ -97,7 +76,8 @@ class Denoiser:
         window: Window = None,
         devices: int = 1,
     ) -> "Denoiser":
-        """A released network (`sa_flax.list_pretrained()`), or one in a directory or on the hub.
+        """A saved network: a shipped name (`sa_flax.list_pretrained()`), a directory, also that of
+        a run of train.py, or OWNER/NAME on the hub.
 
         Raises:
           InputError: as `sa_flax.from_pretrained`, and for a network that is no denoiser.
@@ -107,17 +87,6 @@ class Denoiser:
             return cls(model, window=window, devices=devices)
         except TypeError as error:
             raise InputError(f"{name}: {error}") from error
-
-    @classmethod
-    def load(cls, name: str | Path, *, window: Window = None, devices: int = 1) -> "Denoiser":
-        """`from_checkpoint` for the directory of a training run, else `from_pretrained`."""
-        directory = Path(name)
-        exists = os.path.isdir(directory)
-        is_run = exists and not os.path.isfile(directory / "model.safetensors")
-        # Runs are kept in runs/: of one that is not there yet, don't say the hub hasn't got it.
-        if is_run or (directory.parts[:1] == ("runs",) and not exists):
-            return cls.from_checkpoint(name, window=window, devices=devices)
-        return cls.from_pretrained(name, window=window, devices=devices)
 
     def with_variables(self, *states: nnx.State) -> "Denoiser":
         """The same network with other parameters; what is compiled is shared."""

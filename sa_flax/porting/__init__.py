@@ -3,11 +3,11 @@
 `torch_unet.py`, which nothing here imports, is the attention U-Net for PyTorch projects to copy.
 """
 
+from sa_flax.errors import PortingError
 from sa_flax.models.dncnn import fold_batch_norm
 from sa_flax.porting.attention_rules import UnknownWeightsError
 from sa_flax.porting.checkpoints import CheckpointError, read_checkpoint, write_checkpoint
 from sa_flax.porting.convert import from_torch, load_torch, to_torch
-from sa_flax.porting.rules import PortingError
 
 __all__ = [
     "CheckpointError",

@@ -8,11 +8,13 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from sa_flax.errors import PortingError
 from sa_flax.models.registry import create_model, model_class
+from sa_flax.models.saved import model_leaves
 from sa_flax.porting.architectures import Architecture, architecture_of, rule_tables
 from sa_flax.porting.attention_rules import UnknownWeightsError
 from sa_flax.porting.checkpoints import as_arrays, read_checkpoint
-from sa_flax.porting.rules import PortingError, to_flax
+from sa_flax.porting.rules import to_flax
 from sa_flax.porting.rules import to_torch as apply_to_torch
 
 Source = str | os.PathLike[str] | Mapping[str, Any]
@@ -28,12 +30,6 @@ def _without_common_name(state: Mapping[str, np.ndarray]) -> dict[str, np.ndarra
     if len(firsts) != 1 or not all("." in name for name in state):
         return None
     return {name.partition(".")[2]: array for name, array in state.items()}
-
-
-def model_leaves(model: nnx.Module) -> dict[str, nnx.Variable]:
-    """A network's parameters and statistics by their dotted path, e.g. "convs.0.kernel"."""
-    state = nnx.state(model, nnx.Any(nnx.Param, nnx.BatchStat))
-    return {".".join(map(str, path)): leaf for path, leaf in nnx.to_flat_state(state)}
 
 
 def load_torch(model: nnx.Module, source: Source) -> None:

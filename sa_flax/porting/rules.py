@@ -9,18 +9,17 @@ side, is collected and raised as one `PortingError`.
 
 import re
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import jax
 import numpy as np
 
-from sa_flax.errors import InputError
+from sa_flax.errors import PortingError
 
 _HOLE = re.compile(r"\{(?:(\d+)\*)?([a-z_]+)([+-]\d+)?\}")
 _NUMBER = r"(0|[1-9]\d*)"
-_SHOWN = 10  # entries of each kind that an error message lists
 
 
 class Leaf(Protocol):
@@ -140,47 +139,6 @@ class RuleTable:
 
     def is_exempt(self, torch_name: str) -> bool:
         return any(_Template(entry.torch).read(torch_name) is not None for entry in self.exempt)
-
-
-class PortingError(InputError):
-    """Weights that don't fit a model. Each list holds one line for every problem of its kind.
-
-    Attributes:
-      unused: source entries that no rule uses.
-      unfilled: leaves of the model (or PyTorch names) that nothing fills.
-      ambiguous: entries that two rules, or rules and leaves that two entries, lay claim to.
-      misfits: shapes and dtypes that don't fit.
-    """
-
-    def __init__(
-        self,
-        subject: str,
-        *,
-        unused: Iterable[str] = (),
-        unfilled: Iterable[str] = (),
-        ambiguous: Iterable[str] = (),
-        misfits: Iterable[str] = (),
-    ):
-        self.unused, self.unfilled = list(unused), list(unfilled)
-        self.ambiguous, self.misfits = list(ambiguous), list(misfits)
-        lines = [f"{subject}:"]
-        for title, problems in (
-            ("used by no rule", self.unused),
-            ("filled by nothing", self.unfilled),
-            ("claimed twice", self.ambiguous),
-            ("of the wrong shape or kind", self.misfits),
-        ):
-            if problems:
-                lines.append(f"  {len(problems)} {title}:")
-                lines += [f"    {problem}" for problem in problems[:_SHOWN]]
-                if len(problems) > _SHOWN:
-                    lines.append(f"    ... and {len(problems) - _SHOWN} more")
-        super().__init__("\n".join(lines))
-
-    @property
-    def count(self) -> int:
-        """How many problems there are."""
-        return sum(map(len, (self.unused, self.unfilled, self.ambiguous, self.misfits)))
 
 
 def _misfit(name: str, array: np.ndarray, path: str, leaf: Leaf, rule: Rule) -> str | None:

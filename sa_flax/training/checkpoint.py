@@ -16,14 +16,14 @@ import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, BestN, LatestN
 
 from sa_flax.errors import StorageError
-from sa_flax.inference.run_directory import (
+from sa_flax.training import processes
+from sa_flax.training.run_directory import (
     CHECKPOINTS,
     Progress,
     damage,
     newest_valid,
     write_checksums,
 )
-from sa_flax.training import processes
 from sa_flax.training.state import TrainState
 
 

@@ -23,7 +23,7 @@ from sa_flax.config import CHANGEABLE, Config, differences, from_json, to_json
 from sa_flax.data.builders import Splits
 from sa_flax.data.pipeline import describe_cache
 from sa_flax.errors import DivergedError, InputError
-from sa_flax.inference.run_directory import CHECKPOINTS, CONFIG, Progress
+from sa_flax.training.run_directory import CHECKPOINTS, CONFIG, Progress
 
 STARTS = "starts.jsonl"
 
@@ -44,7 +44,7 @@ def claim(output: Path, config: Config, *, resume: bool) -> Iterator[list[str]]:
     earlier = output / CONFIG
     if os.path.exists(output) and not os.path.isdir(output):
         raise InputError(f"{output} is a file; --output must be a directory.")
-    if resume and not (os.path.isfile(earlier) and any(_checkpoints(output))):
+    if resume and not (os.path.isfile(earlier) and any(saved_steps(output))):
         raise InputError(
             f"nothing to resume in {output}. Leave --resume out to start there, or give the "
             "directory of an earlier run with --output."
@@ -85,7 +85,8 @@ def _visible(directory: Path) -> Iterator[Path]:
     return (path for path in directory.iterdir() if not path.name.startswith("."))
 
 
-def _checkpoints(output: Path) -> Iterator[Path]:
+def saved_steps(output: Path) -> Iterator[Path]:
+    """The checkpoints in a run's directory, whole or not."""
     folder = output / CHECKPOINTS
     return (
         (path for path in folder.iterdir() if path.name.isdigit()) if folder.is_dir() else iter(())
@@ -206,6 +207,7 @@ def facts(
         + "".join(f", {s}" for s in split),
         "network": f"{model.name}, {count:,} parameters, {model.channels} channel(s)"
         + (attention if model.name == "attention_unet" else ""),
+        **({"starts from": config.init_from} if config.init_from else {}),
         "noise": str(config.noise),
         "data": f"{config.data.source}: {len(splits.train)} to train, {len(splits.validation)} to "
         f"validate, {len(splits.test)} to test"

@@ -8,7 +8,7 @@ import optax
 from flax import nnx
 
 from sa_flax.config import Config, OptimizerConfig
-from sa_flax.models.registry import network_of
+from sa_flax.training.network import network_of, start_from
 
 
 class TrainState(NamedTuple):
@@ -56,10 +56,16 @@ def make_optimizer(config: OptimizerConfig, steps: int) -> optax.GradientTransfo
 
 
 def create_state(
-    config: Config, optimizer: optax.GradientTransformation
+    config: Config, optimizer: optax.GradientTransformation, *, resuming: bool = False
 ) -> tuple[nnx.GraphDef, TrainState]:
-    """The network's structure and the state before the first step."""
-    graphdef, *states = nnx.split(network_of(config), nnx.Param, ...)
+    """The network's structure and the state before the first step.
+
+    A run that is `resuming` does not need the network that it once started from.
+    """
+    model = network_of(config)
+    if config.init_from is not None and not resuming:
+        start_from(model, config.init_from)
+    graphdef, *states = nnx.split(model, nnx.Param, ...)
     params, rest = states
     state = TrainState(
         step=jnp.zeros((), jnp.int32),

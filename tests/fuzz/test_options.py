@@ -29,8 +29,8 @@ from sa_flax.config import (
 from sa_flax.data.builders import open_splits
 from sa_flax.errors import InputError
 from sa_flax.inference.denoiser import Denoiser
-from sa_flax.models.registry import network_of
 from sa_flax.training import run
+from sa_flax.training.network import network_of
 from tests.fuzz.damage import cases, check_message, damaged, refusal, snapshot, untouched
 
 
@@ -254,8 +254,8 @@ def workplace(tmp_path, run_directory, monkeypatch) -> Path:
     Image.new("RGB", (12, 12), "gray").save(tmp_path / "in" / "a.png")
     (tmp_path / "file").write_text("a file")
     (tmp_path / "same").symlink_to("in")
-    denoiser = Denoiser.load(run_directory)
-    monkeypatch.setattr(Denoiser, "load", lambda *args, **kwargs: denoiser)
+    denoiser = Denoiser.from_pretrained(run_directory)
+    monkeypatch.setattr(Denoiser, "from_pretrained", lambda *args, **kwargs: denoiser)
     monkeypatch.chdir(tmp_path)
     return tmp_path
 

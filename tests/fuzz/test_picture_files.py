@@ -40,8 +40,8 @@ def fresh(place: Path) -> Path:
 @pytest.fixture
 def tiny(run_directory, monkeypatch):
     """Commands use the tiny network, which is loaded once."""
-    denoiser = Denoiser.load(run_directory)
-    monkeypatch.setattr(Denoiser, "load", lambda *args, **kwargs: denoiser)
+    denoiser = Denoiser.from_pretrained(run_directory)
+    monkeypatch.setattr(Denoiser, "from_pretrained", lambda *args, **kwargs: denoiser)
 
 
 def command(capsys, *words) -> tuple[int, str]:
@@ -293,7 +293,7 @@ def test_running_out_of_memory_is_said(place, monkeypatch, capsys):
         raise RuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes.")
 
     denoiser.takes_noise_level = False
-    monkeypatch.setattr(Denoiser, "load", lambda *args, **kwargs: denoiser)
+    monkeypatch.setattr(Denoiser, "from_pretrained", lambda *args, **kwargs: denoiser)
     code, errors = command(capsys, "denoise", folder / "a.png", "--output", folder / "out")
     assert code == 1
     assert "a.png: not enough memory for 7 x 9 pixels" in errors

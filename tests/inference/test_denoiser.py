@@ -8,6 +8,8 @@ from flax import nnx
 
 import sa_flax
 from sa_flax.errors import InputError
+from sa_flax.training.network import network_of
+from sa_flax.training.run_directory import read_config
 
 
 class Halve(nnx.Module):
@@ -87,27 +89,27 @@ def test_networks_that_are_no_denoisers():
         sa_flax.Denoiser(nnx.Linear(2, 2, rngs=nnx.Rngs(0)))
 
 
-def test_from_checkpoint_is_the_network_that_was_saved(run_directory):
-    from sa_flax.inference.run_directory import read_config
-    from sa_flax.models.registry import network_of
-
-    denoiser = sa_flax.Denoiser.from_checkpoint(run_directory)
+def test_a_run_is_the_network_that_was_saved(run_directory):
+    denoiser = sa_flax.Denoiser.from_pretrained(run_directory)
     noisy = np.random.default_rng(0).random((9, 7, 3)).astype(np.float32)
     saved = sa_flax.Denoiser(network_of(read_config(run_directory)))
     np.testing.assert_array_equal(denoiser(noisy), saved(noisy))
 
 
-def test_a_directory_without_a_run(tmp_path):
-    with pytest.raises(InputError, match="not the directory of a training run"):
-        sa_flax.Denoiser.from_checkpoint(tmp_path)
+def test_a_directory_without_a_network(tmp_path):
+    with pytest.raises(InputError, match="holds no trained network"):
+        sa_flax.Denoiser.from_pretrained(tmp_path)
+    (tmp_path / "starts.jsonl").touch()
+    with pytest.raises(InputError, match="saved no network yet"):
+        sa_flax.Denoiser.from_pretrained(tmp_path)
 
 
 def test_a_window(run_directory):
     noisy = np.random.default_rng(0).random((40, 40, 3)).astype(np.float32)
-    whole = sa_flax.Denoiser.from_checkpoint(run_directory)(noisy)
-    covering = sa_flax.Denoiser.from_checkpoint(run_directory, window=(40, 40))(noisy)
+    whole = sa_flax.Denoiser.from_pretrained(run_directory)(noisy)
+    covering = sa_flax.Denoiser.from_pretrained(run_directory, window=(40, 40))(noisy)
     np.testing.assert_array_equal(covering, whole)
-    small = sa_flax.Denoiser.from_checkpoint(run_directory, window=(8, 8))(noisy)
+    small = sa_flax.Denoiser.from_pretrained(run_directory, window=(8, 8))(noisy)
     # Fresh gates depend on no statistics (their weights are 0): the same, by another computation.
     np.testing.assert_allclose(small, whole, atol=1e-5)
     with pytest.raises(TypeError, match="no statistics to take over a window"):

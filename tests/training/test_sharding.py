@@ -10,10 +10,10 @@ from jax.sharding import Mesh, PartitionSpec
 
 from sa_flax.config import Config, DataConfig, MeshConfig, ModelConfig, OptimizerConfig
 from sa_flax.errors import InputError
-from sa_flax.inference.run_directory import Progress
-from sa_flax.models.registry import network_of
 from sa_flax.training import sharding
 from sa_flax.training.checkpoint import Checkpoints
+from sa_flax.training.network import network_of
+from sa_flax.training.run_directory import Progress
 from sa_flax.training.state import TrainState, create_state, make_optimizer
 from sa_flax.training.steps import make_train_step
 

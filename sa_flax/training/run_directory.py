@@ -2,15 +2,12 @@
 
 import hashlib
 import json
-import logging
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jax
 import orbax.checkpoint as ocp
-from flax import nnx
 
 from sa_flax.config import Config, from_json, validate
 from sa_flax.errors import InputError
@@ -54,36 +51,6 @@ def read_config(run: Path) -> Config:
             f"{path}: {error}\nThe file is damaged, or of another version of sa_flax."
         ) from error
     return config
-
-
-def restore_ema(run: Path, params: nnx.State, rest: nnx.State) -> tuple[nnx.State, nnx.State]:
-    """Parameters (moving average) and other variables of the newest valid checkpoint of a run.
-
-    Args:
-      run: the run's directory.
-      params, rest: trainable parameters and other variables, as arrays or shapes.
-
-    Raises:
-      InputError: where `run` holds no checkpoint, or none that can be read.
-    """
-    logging.getLogger("absl").setLevel(logging.ERROR)
-    folder = (run / CHECKPOINTS).resolve()
-    if not folder.is_dir():
-        raise InputError(
-            f"{run} holds no checkpoints. Give the directory of a training run (with a folder "
-            "'checkpoints' in it), for example runs/quick."
-        )
-    device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-    abstract = jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device),
-        {"params": params, "rest": rest},
-    )
-    args = ocp.args.Composite(ema=ocp.args.StandardRestore(abstract))
-    options = ocp.CheckpointManagerOptions(read_only=True)
-    with ocp.CheckpointManager(folder, item_names=("ema",), options=options) as manager:
-        for _, restored in newest_valid(manager, args, broken=[]):
-            return restored["ema"]["params"], restored["ema"]["rest"]
-    raise InputError(f"{run} holds no finished checkpoint yet: train a little longer.")
 
 
 def newest_valid(

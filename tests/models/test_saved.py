@@ -1,27 +1,24 @@
 """Networks as directories: written, read back, and refused with reasons where they do not fit."""
 
-import json
 import sys
 import types
 
 import numpy as np
 import pytest
-import torch
 from safetensors.numpy import load_file, save_file
 
 import sa_flax
 from sa_flax import porting
-from sa_flax.inference import pretrained
-from sa_flax.inference.pretrained import (
+from sa_flax.errors import InputError
+from sa_flax.models import saved as saved_networks
+from sa_flax.models.saved import (
     PretrainedError,
     from_pretrained,
     list_pretrained,
-    port_checkpoint,
+    model_leaves,
     save_pretrained,
 )
-from sa_flax.porting.convert import model_leaves
-from tests.torch_reference.dncnn import DnCNN as TorchDnCNN
-from tests.torch_reference.weights import drawn_model, nchw, nhwc, randomise
+from tests.torch_reference.weights import drawn_model
 
 OPTIONS = {"depth": 4, "width": 4}
 CONFIG = {"model": "dncnn", "options": OPTIONS}
@@ -70,6 +67,18 @@ def test_other_networks(tmp_path, name, options):
     _assert_same(model, loaded)
 
 
+def test_half_the_size_and_a_card(tmp_path):
+    model = drawn_model("dncnn", **OPTIONS)
+    save_pretrained(model, tmp_path, config=CONFIG, card="# A network\n", dtype="float16")
+    loaded, _ = from_pretrained(tmp_path)
+    assert (tmp_path / "README.md").read_text() == "# A network\n"
+    assert load_file(tmp_path / "model.safetensors")["convs.0.kernel"].dtype == np.float16
+    for path, leaf in model_leaves(model).items():
+        loaded_leaf = model_leaves(loaded)[path][...]
+        assert loaded_leaf.dtype == leaf[...].dtype
+        np.testing.assert_allclose(loaded_leaf, leaf[...], rtol=2**-10, atol=1e-7)
+
+
 def test_saving_again_replaces(saved):
     _, directory = saved
     other = drawn_model("dncnn", seed=1, **OPTIONS)
@@ -114,7 +123,7 @@ def test_damaged_directories(saved):
     _, directory = saved
     whole = (directory / "model.safetensors").read_bytes()
     (directory / "model.safetensors").write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(porting.CheckpointError, match="cut short"):
+    with pytest.raises(InputError, match="cut short"):
         from_pretrained(directory)
     (directory / "model.safetensors").unlink()
     with pytest.raises(PretrainedError, match=r"no model\.safetensors"):
@@ -129,16 +138,16 @@ def test_damaged_directories(saved):
 
 
 def test_names_that_are_nothing(monkeypatch, saved):
-    with pytest.raises(PretrainedError, match="no released network"):
+    with pytest.raises(PretrainedError, match="no shipped network"):
         from_pretrained("nonsense")
-    with pytest.raises(PretrainedError, match="no released network"):
+    with pytest.raises(PretrainedError, match="no shipped network"):
         from_pretrained("/no/such/directory")
     model, directory = saved
-    monkeypatch.setitem(pretrained._RELEASED, "gray", str(directory))
-    assert list_pretrained() == sa_flax.list_pretrained() == sorted(pretrained._RELEASED)
-    _assert_same(from_pretrained("gray")[0], model)
-    with pytest.raises(PretrainedError, match="Did you mean 'gray'"):
-        from_pretrained("grey")
+    monkeypatch.setattr(saved_networks, "_SHIPPED", directory.parent)
+    assert list_pretrained() == sa_flax.list_pretrained() == [directory.name]
+    _assert_same(from_pretrained(directory.name)[0], model)
+    with pytest.raises(PretrainedError, match=f"Did you mean '{directory.name}'"):
+        from_pretrained(f"{directory.name}s")
 
 
 def test_the_hub_needs_its_package(monkeypatch):
@@ -175,35 +184,3 @@ def test_without_a_network_the_message_is_clear(monkeypatch):
         from_pretrained("someone/network")
     assert "no route to host" in str(caught.value)
     assert len(str(caught.value)) < 600
-
-
-@pytest.mark.parametrize("fold", [False, True])
-def test_port_checkpoint(tmp_path, fold):
-    twin = randomise(TorchDnCNN(1, 4, 4)).eval()
-    source = tmp_path / "net.pth.tar"
-    torch.save({"state_dict": {f"module.{k}": v for k, v in twin.state_dict().items()}}, source)
-    port_checkpoint(
-        source, "dncnn", tmp_path / "out", fold=fold, torch_file=tmp_path / "back.safetensors"
-    )
-    model, config = from_pretrained(tmp_path / "out")
-    assert config["model"] == "dncnn"
-    assert config["options"]["batch_norm"] is not fold
-    assert config["source"]["file"] == "net.pth.tar"
-    x = np.random.default_rng(0).random((1, 6, 6, 1), np.float32)
-    with torch.no_grad():
-        expected = nhwc(twin(nchw(x)))
-    np.testing.assert_allclose(np.asarray(model(x)), expected, rtol=1e-5, atol=1e-5)
-    back = TorchDnCNN(1, 4, 4, batch_norm=not fold, bias=fold).eval()
-    arrays = load_file(tmp_path / "back.safetensors")
-    back.load_state_dict({k: torch.from_numpy(v) for k, v in arrays.items()}, strict=True)
-    with torch.no_grad():
-        np.testing.assert_allclose(nhwc(back(nchw(x))), expected, rtol=1e-5, atol=1e-5)
-
-
-def test_only_dncnn_folds(tmp_path):
-    model = drawn_model("attention_unet", width=4, levels=1)
-    porting.write_checkpoint(tmp_path / "net.safetensors", porting.to_torch(model))
-    with pytest.raises(ValueError, match="only DnCNN"):
-        port_checkpoint(tmp_path / "net.safetensors", "attention_unet", tmp_path / "o", fold=True)
-    port_checkpoint(tmp_path / "net.safetensors", "attention_unet", tmp_path / "o")
-    assert json.loads((tmp_path / "o" / "config.json").read_text())["options"]["levels"] == 1

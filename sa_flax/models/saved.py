@@ -1,0 +1,263 @@
+"""Saved networks: a directory with `config.json` and `model.safetensors`, the hub's convention.
+
+`config.json` holds `{"model": name, "options": {...}}`, what `create_model` takes, and whatever
+else one wants to note; `model.safetensors` holds every parameter and statistic under its Flax path,
+e.g. `convs.0.kernel`; `README.md`, where there is one, is the model card. It is the only form that
+networks have: a run of train.py keeps one in its folder `network`, the package ships some in
+`models/weights`, and the hub holds some.
+"""
+
+import json
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save
+
+from sa_flax.errors import InputError, PortingError, nearest
+from sa_flax.models.registry import create_model
+
+CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
+# The saved network in the directory of a run.
+NETWORK = "network"
+
+_SHIPPED = Path(__file__).parent / "weights"
+_HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+
+
+class PretrainedError(InputError):
+    """A trained network that can't be found or fetched."""
+
+
+def list_pretrained() -> list[str]:
+    """The names of shipped networks that `from_pretrained` knows, in alphabetical order."""
+    return sorted(path.parent.name for path in _SHIPPED.glob(f"*/{CONFIG}"))
+
+
+def model_leaves(model: nnx.Module) -> dict[str, nnx.Variable]:
+    """A network's parameters and statistics by their dotted path, e.g. "convs.0.kernel"."""
+    state = nnx.state(model, nnx.Any(nnx.Param, nnx.BatchStat))
+    return {".".join(map(str, path)): leaf for path, leaf in nnx.to_flat_state(state)}
+
+
+def save_pretrained(
+    model: nnx.Module,
+    directory: str | os.PathLike[str],
+    *,
+    config: Mapping[str, Any],
+    card: str | None = None,
+    dtype: Any = None,
+) -> None:
+    """Writes a network to `directory`, for `from_pretrained`.
+
+    Args:
+      model: the network.
+      directory: made where it does not exist; the files in it are replaced, each as a whole.
+      config: {"model": name, "options": {...}}, the arguments of `create_model` that built the
+        network, and any further entries to note beside them. JSON.
+      card: text of the model card, README.md: what it was trained on, for what, its limits.
+      dtype: of the numbers in the file, e.g. "float16", which halves it; by default the network's.
+
+    Raises:
+      InputError: where `config` does not build this network, or is not JSON.
+      OSError: where the directory can't be written.
+    """
+    abstract = _build(config, "config")
+    leaves = {path: leaf.get_value() for path, leaf in model_leaves(model).items()}
+    described = {path: leaf.get_value().shape for path, leaf in model_leaves(abstract).items()}
+    actual = {path: leaf.shape for path, leaf in leaves.items()}
+    if described != actual:
+        path = min(set(described.items()) ^ set(actual.items()))[0]
+        raise InputError(
+            f"config does not describe this network: {config['model']!r} with options "
+            f"{dict(config.get('options', {}))} has {described.get(path, 'nothing')} at {path}, "
+            f"the network has {actual.get(path, 'nothing')}. Give the arguments that create_model "
+            "was called with."
+        )
+    try:
+        text = json.dumps(dict(config), indent=2, allow_nan=False) + "\n"
+    except (TypeError, ValueError) as error:
+        raise InputError(f"config must be JSON: {error}.") from error
+    directory = Path(directory)
+    directory.mkdir(parents=True, exist_ok=True)
+    arrays = {p: np.array(leaf, dtype or leaf.dtype, order="C") for p, leaf in leaves.items()}
+    _write(directory / WEIGHTS, save(arrays, metadata={"format": "flax"}))
+    _write(directory / CONFIG, text.encode())
+    if card is not None:
+        _write(directory / CARD, card.encode())
+
+
+def _write(path: Path, content: bytes) -> None:
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        partial.write_bytes(content)
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def from_pretrained(
+    name: str | os.PathLike[str], *, revision: str | None = None
+) -> tuple[nnx.Module, dict[str, Any]]:
+    """A trained network and its config.
+
+    Args:
+      name: a shipped name (`list_pretrained()`), a directory that `save_pretrained` wrote, the
+        directory of a run of train.py, or OWNER/NAME on the Hugging Face hub (needs the package
+        huggingface_hub). A directory that exists comes before a shipped name.
+      revision: branch, tag or commit on the hub.
+
+    Returns:
+      The network, in evaluation mode, and the content of its config.json.
+
+    Raises:
+      PretrainedError: where there is no such network, or it can't be fetched.
+      InputError: where its files are damaged or don't fit each other; everything that does not fit
+        is listed.
+    """
+    directory = _find(os.fspath(name), revision)
+    config = _read_config(directory / CONFIG)
+    model = _build(config, str(directory / CONFIG))
+    fill(model, _read_weights(directory / WEIGHTS), str(directory))
+    model.eval()
+    return model, config
+
+
+def fill(model: nnx.Module, arrays: Mapping[str, np.ndarray], origin: str) -> None:
+    """Gives a network's parameters and statistics the values of `arrays`, in place.
+
+    Args:
+      model: a network, concrete or from `nnx.eval_shape`; values are cast to its dtypes.
+      arrays: by path, as `model_leaves` names them.
+      origin: where they come from, for the error.
+
+    Raises:
+      PortingError: where anything is missing, left over, of the wrong shape, or not finite; all of
+        it is listed, and the network is as it was.
+    """
+    leaves = model_leaves(model)
+    shapes = {path: leaf.get_value().shape for path, leaf in leaves.items()}
+    unused = [f"{path} {array.shape}" for path, array in arrays.items() if path not in shapes]
+    unfilled = [f"{path} {shape}" for path, shape in shapes.items() if path not in arrays]
+    misfits = [
+        f"{path}: has shape {arrays[path].shape}; the network needs {shape}"
+        for path, shape in shapes.items()
+        if path in arrays and arrays[path].shape != shape
+    ]
+    misfits += [
+        f"{path}: holds {array.dtype}; parameters are floating-point numbers, and finite"
+        for path, array in arrays.items()
+        if not jnp.issubdtype(array.dtype, jnp.floating)
+        or not np.isfinite(array.astype(np.float32)).all()
+    ]
+    if unused or unfilled or misfits:
+        raise PortingError(
+            f"{origin}: does not hold the network that is asked for",
+            unused=unused,
+            unfilled=unfilled,
+            misfits=misfits,
+        )
+    for path, leaf in leaves.items():
+        leaf.set_value(jnp.asarray(arrays[path], leaf.get_value().dtype))
+
+
+def _build(config: Mapping[str, Any], origin: str) -> nnx.Module:
+    """The network that a config describes, without arrays."""
+    name, options = config.get("model"), config.get("options", {})
+    if not isinstance(name, str) or not isinstance(options, Mapping):
+        raise InputError(
+            f'{origin}: needs "model", a name from list_models(), and "options", the arguments of '
+            f"create_model; got model={name!r}, options={options!r}."
+        )
+    try:
+        return nnx.eval_shape(lambda: create_model(name, **options, rngs=nnx.Rngs(0)))
+    except InputError as error:
+        raise InputError(f"{origin}: {error}") from error
+    except (TypeError, ValueError, ArithmeticError, AttributeError) as error:
+        raise InputError(
+            f"{origin}: {name!r} can't be built from these options: {error}."
+        ) from error
+
+
+def _read_config(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise PretrainedError(
+            f"{path.parent}: has no {path.name}, so it holds no trained network. "
+            "train.py, `sa-flax port` and save_pretrained write such directories."
+        )
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path}: is not JSON: {error}.") from error
+    except OSError as error:
+        raise InputError(f"{path}: can't be read ({error.strerror}).") from error
+    if not isinstance(config, dict):
+        raise InputError(f"{path}: must hold an object, not a {type(config).__name__}.")
+    return config
+
+
+def _read_weights(path: Path) -> dict[str, np.ndarray]:
+    if not path.is_file():
+        raise PretrainedError(f"{path.parent}: has no {path.name}.")
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise InputError(
+            f"{path}: is no safetensors file, or is cut short or damaged.\n"
+            f"  safetensors says: {reason}"
+        ) from error
+
+
+def _find(name: str, revision: str | None) -> Path:
+    """The local directory of a network, fetched where it is on the hub."""
+    if os.path.isdir(name):
+        return _in_run(Path(name))
+    if name in list_pretrained():
+        return _SHIPPED / name
+    # Runs are kept in runs/: of one that is not there yet, don't say the hub hasn't got it.
+    if _HUB_NAME.fullmatch(name) and Path(name).parts[0] != "runs":
+        return _fetch(name, revision)
+    known = ", ".join(list_pretrained()) or "none in this version"
+    raise PretrainedError(
+        f"{name!r} is no directory and no shipped network.{nearest(name, list_pretrained())} "
+        f"Shipped: {known}. Give one of them, the directory of a run of train.py, a directory with "
+        f"{CONFIG} and {WEIGHTS}, or OWNER/NAME on the hub."
+    )
+
+
+def _in_run(directory: Path) -> Path:
+    """The network of a run's directory; any other directory as it is."""
+    if (directory / NETWORK / CONFIG).is_file():
+        return directory / NETWORK
+    if (directory / "starts.jsonl").is_file():
+        raise PretrainedError(
+            f"{directory} is the directory of a run that has saved no network yet: train a little "
+            "longer."
+        )
+    return directory
+
+
+def _fetch(name: str, revision: str | None) -> Path:
+    try:
+        from huggingface_hub import snapshot_download
+    except ImportError as error:
+        raise PretrainedError(
+            f"{name!r} is no directory here. To fetch it from the Hugging Face hub, install "
+            "huggingface_hub: pip install 'sa_flax[hub]'."
+        ) from error
+    try:
+        return Path(snapshot_download(name, revision=revision, allow_patterns=[CONFIG, WEIGHTS]))
+    except Exception as error:  # its errors differ between versions and transports
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise PretrainedError(
+            f"{name!r} is no directory here, and fetching it from the Hugging Face hub failed. "
+            "Check the name and the network; with the files at hand, give their directory.\n"
+            f"  The hub says: {reason}"
+        ) from error

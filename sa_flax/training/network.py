@@ -1,0 +1,142 @@
+"""The network of a run: built from its configuration, started from a saved one, saved beside it."""
+
+import inspect
+import json
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from sa_flax.config import Config, to_json
+from sa_flax.errors import InputError
+from sa_flax.models.registry import create_model, model_class
+from sa_flax.models.saved import NETWORK, fill, from_pretrained, model_leaves, save_pretrained
+
+
+def network_of(config: Config) -> nnx.Module:
+    """The network that a training configuration describes, with the parameters its seed gives.
+
+    They are drawn by XLA's own generator: JAX's default one takes ten seconds to compile for all
+    the shapes of a U-Net on a CPU. The same seed can give other numbers on another kind of device.
+
+    Raises:
+      InputError: for a network that is no denoiser, or can't be built with these options.
+    """
+    options = saved_options(config)
+    if config.dtype != "float32":
+        options["dtype"] = jnp.dtype(config.dtype)
+    if config.optimizer.remat:
+        options["remat"] = True
+    rngs = nnx.Rngs(jax.random.key(config.seed, impl="rbg"))
+    try:
+        return create_model(config.model.name, rngs=rngs, **options)
+    except InputError:
+        raise
+    except (TypeError, ValueError) as error:  # an option's value
+        raise InputError(
+            f"the network {config.model.name!r} can't be built from these options --model.*: "
+            f"{error}"
+        ) from error
+
+
+def saved_options(config: Config) -> dict[str, Any]:
+    """The options of `create_model` that make this network, in JSON's types.
+
+    Entries that a network does not know, such as the levels of a DnCNN, are left out.
+
+    Raises:
+      InputError: for a network that is no denoiser, or lacks an option that was asked for.
+    """
+    cls, _ = model_class(config.model.name)
+    # Of the class itself, flax's metaclass shows (*args, **kwargs).
+    accepted = inspect.signature(cls.__init__).parameters  # type: ignore[misc]
+    if "num_classes" in accepted:
+        raise InputError(f"{config.model.name} is not a denoiser; train attention_unet or dncnn.")
+    for flag, asked in (
+        ("--model.noise-level", config.model.noise_level),
+        ("--optimizer.remat", config.optimizer.remat),
+    ):
+        if asked and flag.split(".")[1].replace("-", "_") not in accepted:
+            raise InputError(f"{config.model.name} has no {flag}; attention_unet has.")
+    return {name: value for name, value in config.model.options().items() if name in accepted}
+
+
+def start_from(model: nnx.Module, name: str) -> None:
+    """Gives `model` the parameters of a saved network, in place (--init-from).
+
+    Both must be of one shape, but a gray network can start from a colour one: its first kernel is
+    the sum over the colours, its last the mean, so that it does to a gray picture what the colour
+    network does to three equal channels, on average over them.
+
+    Raises:
+      PretrainedError: where there is no such network.
+      PortingError: where they don't fit; everything that does not is listed.
+    """
+    source, _ = from_pretrained(name)
+    arrays = {path: np.asarray(leaf.get_value()) for path, leaf in model_leaves(source).items()}
+    if (getattr(source, "channels", None), getattr(model, "channels", None)) == (3, 1):
+        shapes = {path: leaf.get_value().shape for path, leaf in model_leaves(model).items()}
+        arrays = {path: _to_gray(a, shapes.get(path, a.shape)) for path, a in arrays.items()}
+    fill(model, arrays, f"--init-from {name}")
+
+
+def _to_gray(array: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """A colour network's array for a gray network, where only the number of colours differs."""
+    if array.ndim == 4 and (*array.shape[:2], 1, *array.shape[3:]) == shape:
+        return array.sum(2, keepdims=True)
+    if (*array.shape[:-1], 1) == shape:
+        return array.mean(-1, keepdims=True)
+    return array
+
+
+def save_network(
+    run: Path, model: nnx.Module, config: Config, *, step: int, scores: dict[str, float]
+) -> None:
+    """Keeps the run's network, as it is now, in its folder `network` (see `models.saved`).
+
+    Args:
+      run: the run's directory.
+      model: the network, with the averaged parameters.
+      config: of the run.
+      step: training steps done.
+      scores: PSNR in dB on the validation pictures, by noise, of the last evaluation.
+    """
+    training = {"step": step, "validation_psnr": scores, "config": json.loads(to_json(config))}
+    save_pretrained(
+        model,
+        run / NETWORK,
+        config={
+            "model": config.model.name,
+            "options": saved_options(config),
+            "training": training,
+        },
+        card=_card(run.name, config, step, scores),
+    )
+
+
+def _card(name: str, config: Config, step: int, scores: dict[str, float]) -> str:
+    measured = "".join(f"| {noise} | {psnr:.2f} |\n" for noise, psnr in scores.items())
+    table = (
+        f"| noise | PSNR, dB |\n| --- | --- |\n{measured}" if measured else "Not measured yet.\n"
+    )
+    data = config.data
+    start = f" It started from the network {config.init_from}." if config.init_from else ""
+    return f"""# {name}
+
+A denoiser for {"gray" if config.model.channels == 1 else "colour"} pictures, trained by sa_flax.
+
+- network: {config.model.name}, {json.dumps(saved_options(config))}
+- noise: {config.noise}
+- pictures: {data.source}
+- training: {step} of {config.steps} steps of {data.batch_size} crops of {data.crop} x {data.crop}
+  pixels, seed {config.seed}.{start}
+
+On the validation pictures:
+
+{table}
+Its licence follows from the pictures it was trained on: say here what they are before you publish
+it.
+"""

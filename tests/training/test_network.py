@@ -1,0 +1,91 @@
+"""The network of a run: what a saved one gives to it, and what it leaves."""
+
+import dataclasses
+import json
+
+import jax
+import numpy as np
+import pytest
+
+from sa_flax.config import Config, ModelConfig
+from sa_flax.errors import InputError
+from sa_flax.models.saved import from_pretrained, model_leaves
+from sa_flax.training.network import network_of, save_network
+from sa_flax.training.state import create_state, make_optimizer
+
+COLOUR = Config(model=ModelConfig(width=4, levels=2), seed=3)
+
+
+@pytest.fixture
+def colour_run(tmp_path):
+    """A run's directory with a colour network whose every array is random."""
+    model = network_of(COLOUR)
+    random = np.random.default_rng(0)
+    for leaf in model_leaves(model).values():
+        leaf.set_value(0.2 * random.standard_normal(leaf.get_value().shape).astype(np.float32))
+    save_network(tmp_path / "colour", model, COLOUR, step=7, scores={"sigma 25": 29.5})
+    return model, tmp_path / "colour"
+
+
+def started(config: Config):
+    return create_state(config, make_optimizer(config.optimizer, config.steps))
+
+
+def test_what_a_run_leaves(colour_run):
+    model, run = colour_run
+    loaded, config = from_pretrained(run)
+    assert config["training"]["step"] == 7
+    assert config["training"]["validation_psnr"] == {"sigma 25": 29.5}
+    assert config["training"]["config"]["seed"] == 3
+    card = (run / "network" / "README.md").read_text()
+    assert "sigma 25 | 29.50" in card
+    for path, leaf in model_leaves(model).items():
+        np.testing.assert_array_equal(model_leaves(loaded)[path][...], leaf[...])
+
+
+def test_a_run_starts_from_a_saved_network(colour_run):
+    model, run = colour_run
+    _, state = started(dataclasses.replace(COLOUR, seed=5, init_from=str(run)))
+    expected = {path: leaf[...] for path, leaf in model_leaves(model).items()}
+    for tree in (state.params, state.ema):
+        values = {".".join(map(str, path)): v[...] for path, v in tree.flat_state()}
+        jax.tree.map(np.testing.assert_array_equal, values, expected)
+    assert int(state.step) == 0
+
+
+def test_a_gray_network_starts_from_a_colour_one(colour_run):
+    colour, run = colour_run
+    gray = dataclasses.replace(
+        COLOUR, model=dataclasses.replace(COLOUR.model, channels=1), init_from=str(run)
+    )
+    model = network_of(gray)
+    from sa_flax.training.network import start_from
+
+    start_from(model, str(run))
+    x = np.random.default_rng(1).random((1, 8, 8, 1), np.float32)
+    expected = np.mean(colour(np.repeat(x, 3, axis=-1)), axis=-1, keepdims=True)
+    np.testing.assert_allclose(model(x), expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [({"width": 6}, "of the wrong shape"), ({"levels": 3}, "filled by nothing")],
+)
+def test_what_does_not_fit_is_listed(colour_run, change, message):
+    _, run = colour_run
+    other = dataclasses.replace(COLOUR.model, attention="none", **change)
+    with pytest.raises(InputError, match=message) as caught:
+        started(dataclasses.replace(COLOUR, model=other, init_from=str(run)))
+    assert "--init-from" in str(caught.value)
+
+
+def test_a_start_that_is_not_there():
+    with pytest.raises(InputError, match="no shipped network"):
+        started(dataclasses.replace(COLOUR, init_from="runs/nothing"))
+
+
+def test_the_configuration_is_saved_as_json(colour_run):
+    _, run = colour_run
+    config = json.loads((run / "network" / "config.json").read_text())
+    assert config["model"] == "attention_unet"
+    assert config["options"]["width"] == 4
