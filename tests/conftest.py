@@ -23,7 +23,7 @@ def run_directory(tmp_path_factory) -> Path:
     from sa_flax.config import Config, ModelConfig, to_json
     from sa_flax.training.checkpoint import Checkpoints
     from sa_flax.training.network import save_network
-    from sa_flax.training.run_directory import CONFIG, Progress
+    from sa_flax.training.run_directory import CONFIG
     from sa_flax.training.state import create_state, make_optimizer
 
     run = tmp_path_factory.mktemp("run")
@@ -31,7 +31,7 @@ def run_directory(tmp_path_factory) -> Path:
     (run / CONFIG).write_text(to_json(config))
     graphdef, state = create_state(config, make_optimizer(config.optimizer, config.steps))
     checkpoints = Checkpoints(run)
-    checkpoints.save(state, Progress(0, 0, None))
+    checkpoints.save(state, 0)
     checkpoints.close()
     save_network(run, nnx.merge(graphdef, state.ema, state.rest), config, step=0, scores={})
     return run

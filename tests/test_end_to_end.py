@@ -58,7 +58,7 @@ def parameters(run_directory: Path) -> list[np.ndarray]:
     restored = checkpoints.restore(state)
     checkpoints.close()
     assert restored is not None
-    assert restored[1].step == config.steps
+    assert restored[1] == config.steps
     return [np.asarray(leaf) for leaf in jax.tree.leaves(restored[0])]
 
 

@@ -1,4 +1,4 @@
-"""Checkpoints by Orbax: state, moving average, data position and best PSNR, in one atomic step.
+"""Checkpoints by Orbax: state and moving average, in one atomic step.
 
 A checkpoint is written beside the others under a temporary name and renamed when it is whole, so
 a run that dies while saving leaves the older ones as they were. The newest valid one wins. All
@@ -19,7 +19,6 @@ from sa_flax.errors import StorageError
 from sa_flax.training import processes
 from sa_flax.training.run_directory import (
     CHECKPOINTS,
-    Progress,
     damage,
     newest_valid,
     write_checksums,
@@ -51,7 +50,7 @@ class Checkpoints:
         self._folder = (run / CHECKPOINTS).resolve()
         self._manager = ocp.CheckpointManager(
             self._folder,
-            item_names=("state", "ema", "progress"),
+            item_names=("state", "ema"),
             options=ocp.CheckpointManagerOptions(
                 preservation_policy=policy,
                 enable_async_checkpointing=False,
@@ -59,30 +58,33 @@ class Checkpoints:
             ),
         )
 
-    def save(self, state: TrainState, progress: Progress, *, psnr: float | None = None) -> None:
-        """Saves, unless this step is saved already. `psnr`: validation PSNR at this very step.
+    def save(self, state: TrainState, step: int, *, psnr: float | None = None) -> bool:
+        """Saves, unless this step is saved already; returns whether it did.
+
+        `psnr` is the validation PSNR at this very step. The step is also the position in the data:
+        every batch is a function of its number.
 
         Raises:
           StorageError: where it can't be written whole; older checkpoints are as they were.
         """
-        if progress.step in self._manager.all_steps():
-            return
+        if step in self._manager.all_steps():
+            return False
         arguments = ocp.args.Composite(
             state=ocp.args.StandardSave(_without_ema(state)),
             ema=ocp.args.StandardSave({"params": state.ema, "rest": state.rest}),
-            progress=ocp.args.JsonSave(progress._asdict()),
         )
         metrics = None if psnr is None else {"psnr": psnr}
-        self._require_room(state, progress.step)
+        self._require_room(state, step)
         try:
-            self._manager.save(progress.step, args=arguments, metrics=metrics)
+            self._manager.save(step, args=arguments, metrics=metrics)
             self._manager.wait_until_finished()
             if processes.is_first():
-                write_checksums(self._folder / str(progress.step))
+                write_checksums(self._folder / str(step))
         except Exception as error:  # tensorstore, Orbax and the file system have no common class
             # What there is of it has a temporary name, and goes when the folder is next opened.
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
-            raise self._not_saved(progress.step, reason) from error
+            raise self._not_saved(step, reason) from error
+        return True
 
     def _require_room(self, state: TrainState, step: int) -> None:
         """Raises StorageError where the disk can't take this process's part of a checkpoint."""
@@ -99,8 +101,8 @@ class Checkpoints:
             "command again to go on from the newest."
         )
 
-    def restore(self, like: TrainState) -> tuple[TrainState, Progress, list[str]] | None:
-        """The newest valid checkpoint, placed as `like` is, or None where there is none.
+    def restore(self, like: TrainState) -> tuple[TrainState, int, list[str]] | None:
+        """The newest valid checkpoint, placed as `like` is, and its step; None where there is none.
 
         The list names newer checkpoints that could not be read. They are moved aside, so that
         they can be saved anew.
@@ -112,15 +114,12 @@ class Checkpoints:
         args = ocp.args.Composite(
             state=ocp.args.StandardRestore(_without_ema(abstract)),
             ema=ocp.args.StandardRestore({"params": abstract.ema, "rest": abstract.rest}),
-            progress=ocp.args.JsonRestore(),
         )
         broken: list[str] = []
         for step, restored in newest_valid(self._manager, args, broken, _damage_for_all):
             self._set_aside(broken)
             state = TrainState(**restored["state"], ema=restored["ema"]["params"])
-            progress = Progress(**restored["progress"])
-            assert progress.step == step
-            return state, progress, broken
+            return state, step, broken
         return None
 
     def _set_aside(self, broken: list[str]) -> None:

@@ -1,110 +1,231 @@
-"""A run and its surroundings: its directory, its signals, what it is, what it met."""
+"""A run and its surroundings: its directory, its signals, what it shows and what it leaves.
+
+It owns paper and time; it never calls the network and knows no loss.
+"""
 
 import contextlib
-import datetime
-import importlib.metadata
 import json
 import os
-import platform
 import resource
-import shlex
 import signal
-import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import filelock
 import jax
 import numpy as np
+from flax import nnx
 
-from sa_flax.config import CHANGEABLE, Config, differences, from_json, to_json
+from sa_flax.config import Config
 from sa_flax.data.builders import Splits
 from sa_flax.data.pipeline import describe_cache
-from sa_flax.errors import DivergedError, InputError
-from sa_flax.training.run_directory import CHECKPOINTS, CONFIG, Progress
+from sa_flax.errors import DivergedError
+from sa_flax.inference import evaluate
+from sa_flax.inference.denoiser import Denoiser
+from sa_flax.noise import Noise
+from sa_flax.training import logs, processes
+from sa_flax.training.checkpoint import Checkpoints
+from sa_flax.training.network import save_network
+from sa_flax.training.provenance import versions
+from sa_flax.training.run_directory import claim
+from sa_flax.training.state import TrainState
 
-STARTS = "starts.jsonl"
 
+class Run:
+    """One start of a training run, from claiming its directory to its last word.
 
-@contextlib.contextmanager
-def claim(output: Path, config: Config, *, resume: bool) -> Iterator[list[str]]:
-    """Makes `output` this run's directory, or takes up the run that stopped there.
+        with Run(config, output, resume=False) as run:
+            state = run.restore(state)
+            run.begin(facts)
+            for step in run.steps():
+                ...  # train
+                run.note(step, metrics)
 
-    Every start is noted in starts.jsonl: time, command, versions, device, git revision.
+    Args:
+      config: of the run.
+      output: its directory; see `run_directory.claim` for what it may hold.
+      resume: insist that there is a run to go on with.
 
-    Yields the settings that differ from the earlier run's (those that may), one line each. No
-    other run can claim the directory meanwhile.
-
-    Raises:
-      InputError: where the directory holds something else, a run with other settings, or one that
-        is going on; or where `resume` is asked for and there is nothing to resume.
+    Attributes:
+      step: training steps done.
+      stopped: whether a signal has ended it before its last step.
     """
-    earlier = output / CONFIG
-    if os.path.exists(output) and not os.path.isdir(output):
-        raise InputError(f"{output} is a file; --output must be a directory.")
-    if resume and not (os.path.isfile(earlier) and any(saved_steps(output))):
-        raise InputError(
-            f"nothing to resume in {output}. Leave --resume out to start there, or give the "
-            "directory of an earlier run with --output."
+
+    def __init__(self, config: Config, output: Path, *, resume: bool):
+        self.config, self.output = config, output
+        self.step = self._began = 0
+        self._claim = claim(output, config, resume=resume)
+        self._monitor = Monitor(config.optimizer.max_skipped)
+        self._broken: list[str] = []
+        self._pending: list[dict[str, jax.Array]] = []
+        self._waited = 0.0
+        self._scores: dict[str, float] = {}
+        self._stopping = False
+
+    def __enter__(self) -> "Run":
+        with contextlib.ExitStack() as stack:
+            changes = processes.first(lambda: stack.enter_context(self._claim))
+            self._changes = list(changes or ())
+            self._checkpoints = Checkpoints(self.output, keep=self.config.keep_checkpoints)
+            stack.enter_context(contextlib.closing(self._checkpoints))
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self._stack.__exit__(*error)
+
+    def restore(self, state: TrainState) -> TrainState:
+        """The newest checkpoint's state, or, where there is none, `state` as it is."""
+        restored = self._checkpoints.restore(state)
+        if restored is not None:
+            state, self.step, self._broken = restored
+        self._began = self.step
+        return state
+
+    def begin(self, facts: dict[str, str], notes: Sequence[str] = ()) -> None:
+        """Says what the run is, opens the log, and from here on only notes signals."""
+        say(f"skipped a broken checkpoint: step {line}" for line in self._broken)
+        say([logs.format_facts(facts)])
+        say(f"  changed since: {line}" for line in self._changes)
+        say(f"  {line}" for line in notes)
+        self._log: logs.RunLog | logs.NoLog = logs.NoLog()
+        if processes.is_first():
+            self._log = logs.RunLog(self.output, steps=self.config.steps, start=self.step)
+        self._stack.enter_context(contextlib.closing(self._log))
+        self._stop_catching = self._stack.enter_context(contextlib.ExitStack())
+        self._caught = self._stop_catching.enter_context(catch_signals())
+
+    def steps(self) -> Iterator[int]:
+        """The numbers of the steps to do, up to the last one or until a signal."""
+        while self.step < self.config.steps and not self._stopping:
+            self.step += 1
+            yield self.step
+            self._log.step()
+        self._flush()
+
+    @property
+    def stopped(self) -> bool:
+        return self.step < self.config.steps
+
+    def next_of(self, batches: Iterator[Any]) -> Any:
+        """The next batch; the time it is waited for is noted."""
+        asked = time.monotonic()
+        batch = next(batches)
+        self._waited += time.monotonic() - asked
+        return batch
+
+    def note(self, step: int, metrics: dict[str, jax.Array]) -> None:
+        """Takes a step's metrics, which may not be computed yet; logs their means when it is time.
+
+        Raises:
+          DivergedError: where too many updates in a row were skipped.
+        """
+        self._pending.append(metrics)
+        if len(self._pending) > 2:  # stay at most two steps ahead of the device
+            jax.block_until_ready(self._pending[-3])
+        if jax.process_count() == 1 or step % 10 == 0:  # all processes stop at the same step
+            self._stopping = processes.any_process(bool(self._caught))
+        config = self.config
+        if any(map(self.due, (config.log_every, config.evaluate_every, config.checkpoint_every))):
+            self._flush()
+
+    def _flush(self) -> None:
+        if not self._pending:
+            return
+        means = self._monitor.means(self._pending, last_step=self.step)
+        self._log.metrics(
+            self.step,
+            {**means, "seconds_waiting_for_data": self._waited},
+            images_per_step=self.config.data.batch_size,
         )
-    if not os.path.isfile(earlier) and os.path.isdir(output) and any(_visible(output)):
-        raise InputError(
-            f"{output} is not empty and is not a training run's directory. Choose another with "
-            "--output."
-        )
-    changes = _compare(earlier, config, output) if os.path.isfile(earlier) else []
-    lock = filelock.FileLock(output / ".lock", timeout=0)
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-        lock.acquire()
-    except filelock.Timeout as error:
-        raise InputError(
-            f"another run is going on in {output}. Wait for it, or choose another --output."
-        ) from error
-    except OSError as error:
-        raise InputError(
-            f"can't make the directory {output} or write in it ({error.strerror}). Choose another "
-            "--output."
-        ) from error
-    try:
-        temporary = earlier.with_suffix(".tmp")
-        temporary.write_text(to_json(config))
-        temporary.replace(earlier)
-        with (output / STARTS).open("a") as log:
-            now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-            entry = {"time": now, "command": shlex.join(sys.argv), **versions()}
-            log.write(json.dumps(entry) + "\n")
-        yield changes
-    finally:
-        lock.release()
+        self._pending, self._waited = [], 0.0
 
+    def due(self, every: int) -> bool:
+        """Whether what is done every so many steps, and at the last, is to be done now.
 
-def _visible(directory: Path) -> Iterator[Path]:
-    return (path for path in directory.iterdir() if not path.name.startswith("."))
+        Not once the run is being stopped: then it is saved, and no more.
+        """
+        last = self.step == self.config.steps
+        return (self.step % every == 0 or last) and not self._stopping
 
+    def scores(self, rows: Sequence[dict[str, Any]]) -> None:
+        """Notes the figures of a validation, the rows of `evaluate`."""
+        scores = {row["noise"]: row["psnr"] for row in rows if row["method"] != "noisy"}
+        self._log.validation(self.step, scores)
+        # What a network that has run away makes has no PSNR.
+        self._scores = {name: psnr for name, psnr in scores.items() if np.isfinite(psnr)}
+        self._scored_at = self.step
 
-def saved_steps(output: Path) -> Iterator[Path]:
-    """The checkpoints in a run's directory, whole or not."""
-    folder = output / CHECKPOINTS
-    return (
-        (path for path in folder.iterdir() if path.name.isdigit()) if folder.is_dir() else iter(())
-    )
+    def save(self, state: TrainState, network: nnx.Module) -> None:
+        """Saves a checkpoint and, beside it, the averaged network. Once for each step.
 
+        The best checkpoint is the one with the highest PSNR on the run's own noise; where that is
+        the published noise, on the mean of its levels.
+        """
+        psnr = None
+        if self._scores and self._scored_at == self.step:
+            own = self._scores.get(self.config.noise.kind)
+            psnr = float(np.mean(list(self._scores.values()))) if own is None else own
+        if self._checkpoints.save(state, self.step, psnr=psnr) and processes.is_first():
+            save_network(self.output, network, self.config, step=self.step, scores=self._scores)
 
-def _compare(earlier: Path, config: Config, output: Path) -> list[str]:
-    changed = differences(from_json(earlier.read_text()), config)
-    refused = {name: pair for name, pair in changed.items() if name not in CHANGEABLE}
-    if refused:
-        listing = "\n".join(
-            f"  {name}: {old} there, {new} now" for name, (old, new) in refused.items()
-        )
-        raise InputError(
-            f"{output} belongs to a run with other settings:\n{listing}\nStart this one elsewhere "
-            f"with --output DIR, or go on with that one by giving its settings."
-        )
-    return [f"{name}: {old} -> {new}" for name, (old, new) in changed.items()]
+    def samples(
+        self,
+        denoiser: Denoiser,
+        pictures: Sequence[np.ndarray],
+        noises: Mapping[str, Noise],
+        folder: str,
+    ) -> None:
+        """Saves noisy | denoised | clean of each picture: its own noise, or the middle level."""
+        if not processes.is_first():
+            return
+        middle = list(noises)[len(self.config.evaluation_sigmas) // 2]
+        title = self.config.noise.kind if self.config.noise.kind in noises else middle
+        for index, picture in enumerate(pictures):
+            clean = picture.astype(np.float32) / 255
+            noisy, sigma = evaluate.noisy_version(clean, noises[title], seed=0, index=index)
+            name = f"picture{index}_{title.replace(' ', '')}"
+            shown = logs.side_by_side([noisy, denoiser.method(noisy, sigma), clean])
+            logs.save_png(self.output / "samples" / folder / f"{name}.png", shown)
+            if folder != "test":
+                self._log.picture(self.step, name, shown)
+
+    def say_goodbye(self) -> int:
+        """The last words of a run that a signal has stopped; returns its exit code."""
+        say([f"stopped at step {self.step}; the same command goes on from there."])
+        return 128 + (self._caught or [signal.SIGTERM])[0]
+
+    def finish(self, rows: Sequence[dict[str, Any]], *, seconds: float) -> None:
+        """Writes evaluation.json and says where everything is.
+
+        The steps noted there are those of this start alone: a run that was resumed, or evaluated
+        anew, had more.
+        """
+        output = self.output
+        results = {
+            "results": rows,
+            "steps_of_this_start": self.step - self._began,
+            "seconds": round(seconds, 1),
+            "peak_memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
+            **versions(),
+        }
+        path = output / "evaluation.json"
+        temporary = path.with_suffix(".tmp")
+        temporary.write_text(json.dumps(results, indent=2) + "\n")
+        temporary.replace(path)
+        print(f"pictures (noisy | denoised | clean): {output}/samples, {output}/learning_curve.png")
+        print(f"logs: {output}/metrics.jsonl, tensorboard --logdir {output}/tensorboard")
+        print(f"\nnext: sa-flax denoise YOUR_PICTURE.jpg --model {output} --output denoised")
+
+    def close_log(self) -> None:
+        """Ends the log, draws the learning curve, and hears signals as before."""
+        self._stop_catching.close()
+        self._log.close()
+        if isinstance(self._log, logs.RunLog):
+            logs.save_learning_curve(self.output)
+            print(self._log.summary())
 
 
 @contextlib.contextmanager
@@ -185,9 +306,7 @@ def evaluation_crops(
     return crops
 
 
-def facts(
-    config: Config, output: Path, params: Any, splits: Splits, progress: Progress
-) -> dict[str, str]:
+def facts(config: Config, output: Path, params: Any, splits: Splits, step: int) -> dict[str, str]:
     """What the start-up table says."""
     devices = jax.devices()
     model = config.model
@@ -198,7 +317,7 @@ def facts(
         for what, n in (("state", config.mesh.fsdp), ("height", config.mesh.height))
         if n > 1
     ]
-    start = f"going on at step {progress.step}" if progress.step else "from the start"
+    start = f"going on at step {step}" if step else "from the start"
     return {
         "run": f"{output} ({start}, to step {config.steps})",
         "device": f"{len(devices)} x {devices[0].device_kind} ({devices[0].platform}), "
@@ -219,43 +338,7 @@ def facts(
     }
 
 
-def save_results(
-    output: Path, rows: Sequence[dict[str, Any]], *, steps: int, seconds: float
-) -> None:
-    """Writes evaluation.json: what was measured, how long this start of the run took, by what.
-
-    `steps` are those of this start alone: a run that was resumed, or evaluated anew, had more.
-    """
-    results = {
-        "results": rows,
-        "steps_of_this_start": steps,
-        "seconds": round(seconds, 1),
-        "peak_memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
-        **versions(),
-    }
-    path = output / "evaluation.json"
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(results, indent=2) + "\n")
-    temporary.replace(path)
-
-
-def versions() -> dict[str, Any]:
-    """What made a result: packages, Python, device, and the git revision where there is one."""
-    packages = ("sa_flax", "jax", "jaxlib", "flax", "optax", "grain", "orbax-checkpoint")
-    return {
-        "versions": {name: importlib.metadata.version(name) for name in packages},
-        "python": platform.python_version(),
-        "device": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
-        "git_revision": _git_revision(),
-    }
-
-
-def _git_revision() -> str | None:
-    """The revision of the checkout that sa_flax runs from, with "-dirty" where files differ from
-    it; None for an installed package."""
-    here = str(Path(__file__).parent)
-    command = ["git", "-C", here, "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
-    try:
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return None
+def say(lines: Iterable[str]) -> None:
+    """Prints lines, in the first process only."""
+    for line in lines if processes.is_first() else ():
+        print(line)

@@ -1,34 +1,27 @@
-"""Reading what a training run left in its directory: configuration, checkpoints, moving average."""
+"""The directory of a run: whose it is, its configuration, whether its checkpoints are whole."""
 
+import contextlib
+import datetime
 import hashlib
 import json
 import os
+import shlex
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
+import filelock
 import orbax.checkpoint as ocp
 
-from sa_flax.config import Config, from_json, validate
+from sa_flax.config import CHANGEABLE, Config, differences, from_json, to_json, validate
 from sa_flax.errors import InputError
+from sa_flax.training.provenance import versions
 
 CHECKPOINTS = "checkpoints"
 CONFIG = "config.json"
 CHECKSUMS = "checksums.json"
-
-
-class Progress(NamedTuple):
-    """What a checkpoint knows of the run besides its arrays.
-
-    Attributes:
-      step: training steps done.
-      batches: batches taken from the data; the next one continues exactly.
-      best_psnr: highest validation PSNR so far, in dB; None before the first evaluation.
-    """
-
-    step: int
-    batches: int
-    best_psnr: float | None
+STARTS = "starts.jsonl"
 
 
 def read_config(run: Path) -> Config:
@@ -51,6 +44,85 @@ def read_config(run: Path) -> Config:
             f"{path}: {error}\nThe file is damaged, or of another version of sa_flax."
         ) from error
     return config
+
+
+@contextlib.contextmanager
+def claim(output: Path, config: Config, *, resume: bool) -> Iterator[list[str]]:
+    """Makes `output` this run's directory, or takes up the run that stopped there.
+
+    Every start is noted in starts.jsonl: time, command, versions, device, git revision.
+
+    Yields the settings that differ from the earlier run's (those that may), one line each. No
+    other run can claim the directory meanwhile.
+
+    Raises:
+      InputError: where the directory holds something else, a run with other settings, or one that
+        is going on; or where `resume` is asked for and there is nothing to resume.
+    """
+    earlier = output / CONFIG
+    if os.path.exists(output) and not os.path.isdir(output):
+        raise InputError(f"{output} is a file; --output must be a directory.")
+    if resume and not (os.path.isfile(earlier) and any(saved_steps(output))):
+        raise InputError(
+            f"nothing to resume in {output}. Leave --resume out to start there, or give the "
+            "directory of an earlier run with --output."
+        )
+    if not os.path.isfile(earlier) and os.path.isdir(output) and any(_visible(output)):
+        raise InputError(
+            f"{output} is not empty and is not a training run's directory. Choose another with "
+            "--output."
+        )
+    changes = _compare(earlier, config, output) if os.path.isfile(earlier) else []
+    lock = filelock.FileLock(output / ".lock", timeout=0)
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    except filelock.Timeout as error:
+        raise InputError(
+            f"another run is going on in {output}. Wait for it, or choose another --output."
+        ) from error
+    except OSError as error:
+        raise InputError(
+            f"can't make the directory {output} or write in it ({error.strerror}). Choose another "
+            "--output."
+        ) from error
+    try:
+        temporary = earlier.with_suffix(".tmp")
+        temporary.write_text(to_json(config))
+        temporary.replace(earlier)
+        with (output / STARTS).open("a") as log:
+            now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+            entry = {"time": now, "command": shlex.join(sys.argv), **versions()}
+            log.write(json.dumps(entry) + "\n")
+        yield changes
+    finally:
+        lock.release()
+
+
+def _visible(directory: Path) -> Iterator[Path]:
+    return (path for path in directory.iterdir() if not path.name.startswith("."))
+
+
+def saved_steps(output: Path) -> Iterator[Path]:
+    """The checkpoints in a run's directory, whole or not."""
+    folder = output / CHECKPOINTS
+    return (
+        (path for path in folder.iterdir() if path.name.isdigit()) if folder.is_dir() else iter(())
+    )
+
+
+def _compare(earlier: Path, config: Config, output: Path) -> list[str]:
+    changed = differences(from_json(earlier.read_text()), config)
+    refused = {name: pair for name, pair in changed.items() if name not in CHANGEABLE}
+    if refused:
+        listing = "\n".join(
+            f"  {name}: {old} there, {new} now" for name, (old, new) in refused.items()
+        )
+        raise InputError(
+            f"{output} belongs to a run with other settings:\n{listing}\nStart this one elsewhere "
+            f"with --output DIR, or go on with that one by giving its settings."
+        )
+    return [f"{name}: {old} -> {new}" for name, (old, new) in changed.items()]
 
 
 def newest_valid(

@@ -15,13 +15,12 @@ import pytest
 
 from sa_flax.config import Config, ModelConfig, to_json
 from sa_flax.errors import InputError, StorageError
-from sa_flax.training import run
+from sa_flax.training import run_directory
 from sa_flax.training.checkpoint import Checkpoints
 from sa_flax.training.run_directory import (
     CHECKPOINTS,
     CHECKSUMS,
     CONFIG,
-    Progress,
     damage,
 )
 from sa_flax.training.state import TrainState, create_state, make_optimizer
@@ -43,7 +42,7 @@ def at_step(state: TrainState, step: int) -> TrainState:
 def save(directory: Path, fresh: TrainState, steps: dict[int, float | None], keep: int = 2) -> None:
     checkpoints = Checkpoints(directory, keep=keep)
     for step, psnr in steps.items():
-        checkpoints.save(at_step(fresh, step), Progress(step, 3 * step, 30.5), psnr=psnr)
+        checkpoints.save(at_step(fresh, step), step, psnr=psnr)
     checkpoints.close()
 
 
@@ -64,9 +63,9 @@ def truncate(checkpoint: Path) -> None:
 
 def test_round_trip_is_exact(tmp_path, fresh):
     save(tmp_path, fresh, {7: None})
-    state, progress, broken = restore(tmp_path, fresh)
+    state, step, broken = restore(tmp_path, fresh)
     jax.tree.map(np.testing.assert_array_equal, state, at_step(fresh, 7))
-    assert progress == Progress(7, 21, 30.5)
+    assert step == 7
     assert broken == []
 
 
@@ -83,13 +82,13 @@ def test_the_newest_and_the_best_are_kept(tmp_path, fresh):
 def test_a_truncated_newest_checkpoint_gives_way_to_the_one_before(tmp_path, fresh):
     save(tmp_path, fresh, {1: None, 2: None})
     truncate(tmp_path / CHECKPOINTS / "2")
-    state, progress, broken = restore(tmp_path, fresh)
-    assert progress.step == 1
+    state, step, broken = restore(tmp_path, fresh)
+    assert step == 1
     jax.tree.map(np.testing.assert_array_equal, state, at_step(fresh, 1))
     assert [line.split(":")[0] for line in broken] == ["2"]
     # Step 2 can be saved anew; what was broken is kept aside.
     save(tmp_path, fresh, {2: None})
-    assert restore(tmp_path, fresh)[1].step == 2
+    assert restore(tmp_path, fresh)[1] == 2
     assert (tmp_path / CHECKPOINTS / "broken-2").is_dir()
 
 
@@ -111,8 +110,8 @@ def test_one_flipped_bit_anywhere_is_noticed(tmp_path, fresh):
         flip_one_bit(folder / "2" / name)
     assert damage(folder / "2") == ""
     flip_one_bit(folder / "2" / flipped[-1])
-    state, progress, broken = restore(tmp_path, fresh)
-    assert progress.step == 1
+    state, step, broken = restore(tmp_path, fresh)
+    assert step == 1
     jax.tree.map(np.testing.assert_array_equal, state, at_step(fresh, 1))
     assert broken == [f"2: {flipped[-1]} is not as it was written (its SHA-256 differs)"]
 
@@ -121,9 +120,9 @@ def test_a_missing_file_is_named_and_missing_checksums_pass(tmp_path, fresh):
     save(tmp_path, fresh, {1: None, 2: None})
     folder = tmp_path / CHECKPOINTS
     (folder / "2" / CHECKSUMS).unlink()  # killed between the checkpoint and its checksums
-    (folder / "1" / "progress" / "metadata").unlink()
-    assert damage(folder / "1") == "progress/metadata is missing"
-    assert restore(tmp_path, fresh)[1].step == 2
+    (folder / "1" / "ema" / "_METADATA").unlink()
+    assert damage(folder / "1") == "ema/_METADATA is missing"
+    assert restore(tmp_path, fresh)[1] == 2
 
 
 def test_a_disk_with_too_little_room(tmp_path, fresh, monkeypatch):
@@ -139,11 +138,11 @@ def save_twice_and_fail_the_second_time(directory: Path) -> None:
     optimizer = make_optimizer(CONFIGURATION.optimizer, CONFIGURATION.steps)
     fresh = create_state(CONFIGURATION, optimizer)[1]
     checkpoints = Checkpoints(directory)
-    checkpoints.save(at_step(fresh, 1), Progress(1, 3, 30.5))
+    checkpoints.save(at_step(fresh, 1), 1)
     _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (500, hard))
     try:
-        checkpoints.save(at_step(fresh, 2), Progress(2, 6, 30.5))
+        checkpoints.save(at_step(fresh, 2), 2)
     except StorageError as error:
         print(error, flush=True)
         os._exit(7)
@@ -166,12 +165,12 @@ def test_a_disk_that_fills_up_while_saving(tmp_path, fresh):
     assert done.returncode == 7, done.stderr
     assert "the checkpoint of step 2 could not be saved" in done.stdout
     assert "Older checkpoints are as they were. Make room" in done.stdout
-    state, progress, broken = restore(tmp_path, fresh)
+    state, step, broken = restore(tmp_path, fresh)
     jax.tree.map(np.testing.assert_array_equal, state, at_step(fresh, 1))
-    assert (progress.step, broken) == (1, [])
+    assert (step, broken) == (1, [])
     assert [p.name for p in (tmp_path / CHECKPOINTS).iterdir()] == ["1"]
     save(tmp_path, fresh, {2: None})
-    assert restore(tmp_path, fresh)[1].step == 2
+    assert restore(tmp_path, fresh)[1] == 2
 
 
 def test_all_broken_is_an_error_that_lists_them(tmp_path, fresh):
@@ -184,7 +183,7 @@ def test_all_broken_is_an_error_that_lists_them(tmp_path, fresh):
 
 
 def claim(directory: Path, config: Config, *, resume: bool = False) -> list[str]:
-    with run.claim(directory, config, resume=resume) as changes:
+    with run_directory.claim(directory, config, resume=resume) as changes:
         return changes
 
 
@@ -214,7 +213,7 @@ def test_directories_that_are_refused(tmp_path):
 
 def test_two_runs_cannot_share_a_directory(tmp_path):
     with (
-        run.claim(tmp_path / "run", CONFIGURATION, resume=False),
+        run_directory.claim(tmp_path / "run", CONFIGURATION, resume=False),
         pytest.raises(InputError, match="another run is going on"),
     ):
         claim(tmp_path / "run", CONFIGURATION)

@@ -13,7 +13,6 @@ from sa_flax.errors import InputError
 from sa_flax.training import sharding
 from sa_flax.training.checkpoint import Checkpoints
 from sa_flax.training.network import network_of
-from sa_flax.training.run_directory import Progress
 from sa_flax.training.state import TrainState, create_state, make_optimizer
 from sa_flax.training.steps import make_train_step
 
@@ -116,13 +115,13 @@ def test_a_checkpoint_of_eight_devices_is_restored_on_others(tmp_path, after):
     _, fresh = create_state(CONFIG, optimizer)
     eight = sharding.place(fresh, sharding.make_mesh(MeshConfig(fsdp=8)))
     checkpoints = Checkpoints(tmp_path)
-    checkpoints.save(jax.tree.map(lambda x: x + 1, eight), Progress(5, 5, None))
+    checkpoints.save(jax.tree.map(lambda x: x + 1, eight), 5)
     checkpoints.close()
     mesh = sharding.make_mesh(after, jax.devices()[: 2 * after.fsdp])
     checkpoints = Checkpoints(tmp_path)
-    state, progress, broken = checkpoints.restore(sharding.place(fresh, mesh))
+    state, step, broken = checkpoints.restore(sharding.place(fresh, mesh))
     checkpoints.close()
-    assert (progress.step, broken) == (5, [])
+    assert (step, broken) == (5, [])
     jax.tree.map(lambda a, b: np.testing.assert_array_equal(a, b + 1), state, fresh)
     assert {leaf.sharding.mesh for leaf in jax.tree.leaves(state)} == {mesh}
 

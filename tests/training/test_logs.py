@@ -2,7 +2,7 @@
 
 from PIL import Image
 
-from sa_flax.training import logging
+from sa_flax.training import logs
 
 
 def metrics(loss: float | None, skipped: float = 0) -> dict[str, float]:
@@ -11,7 +11,7 @@ def metrics(loss: float | None, skipped: float = 0) -> dict[str, float]:
 
 
 def test_a_curve_without_validation_and_lines_of_trouble(tmp_path, capsys):
-    log = logging.RunLog(tmp_path, steps=10)
+    log = logs.RunLog(tmp_path, steps=10)
     log.metrics(2, metrics(0.5), images_per_step=8)
     log.metrics(4, metrics(None, skipped=2), images_per_step=8)
     log.metrics(6, metrics(0.4) | {"seconds_waiting_for_data": 1e9}, images_per_step=8)
@@ -23,24 +23,24 @@ def test_a_curve_without_validation_and_lines_of_trouble(tmp_path, capsys):
     assert "(2 updates skipped: not finite)" in printed[1]
     assert "loss" not in printed[1]
     assert "(waiting for data 100%)" in printed[2]
-    entries = logging.read_metrics(tmp_path)
+    entries = logs.read_metrics(tmp_path)
     assert log.summary().startswith("0:00 of training, ")
     assert [e["train/share_waiting_for_data"] for e in entries] == [0, 0, 1]
-    with Image.open(logging.save_learning_curve(tmp_path)) as curve:
+    with Image.open(logs.save_learning_curve(tmp_path)) as curve:
         assert curve.size == (1050, 450)
 
 
 def test_entries_after_the_last_checkpoint_are_dropped(tmp_path):
-    log = logging.RunLog(tmp_path, steps=10)
+    log = logs.RunLog(tmp_path, steps=10)
     for step in (2, 4):
         log.metrics(step, metrics(0.5), images_per_step=8)
     log.close()
-    logging.RunLog(tmp_path, steps=10, start=2).close()
-    assert [entry["step"] for entry in logging.read_metrics(tmp_path)] == [2]
+    logs.RunLog(tmp_path, steps=10, start=2).close()
+    assert [entry["step"] for entry in logs.read_metrics(tmp_path)] == [2]
 
 
 def test_other_processes_write_nothing(tmp_path, capsys):
-    log = logging.NoLog()
+    log = logs.NoLog()
     log.step()
     log.metrics(2, metrics(0.5), images_per_step=8)
     log.validation(2, {"sigma 25": 30.0})

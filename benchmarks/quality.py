@@ -1,0 +1,266 @@
+"""How well networks denoise, beside non-local means, OpenCV and BM3D: PSNR against processor time.
+
+    python -m benchmarks.quality --data DIR                      # the shipped networks
+    python -m benchmarks.quality --data DIR runs/quick --only cbsd68 bsd68
+    python -m benchmarks.quality --plot                          # from the JSON alone
+
+DIR holds the sets, none of which comes with this project; a set that is not there is left out:
+
+    DIR/cbsd68/*.png (or bsds500/val/*.jpg with bsds500/cbsd68_ids.txt)   colour, published protocol
+    DIR/bsd68/*.png, DIR/set12/*.png                                      gray, published protocol
+    DIR/polyu100/*_real.JPG with *_mean.JPG                               real noise, clean partners
+
+Without --data only the six bundled test photographs are measured. Each set is measured on what it
+is for: the published white noise, and what people's pictures have. OpenCV's and BM3D's figures need
+`pip install opencv-python-headless bm3d` (BM3D's licence excludes commercial use).
+"""
+
+import argparse
+import json
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sa_flax.data.decoding import read_rgb8
+from sa_flax.xla_flags import tune_cpu
+
+RESULTS = Path(__file__).parent / "results" / "quality.json"
+Method = Callable[[np.ndarray, float | None], np.ndarray]
+
+
+@dataclass(frozen=True)
+class Case:
+    """One picture to denoise: (H, W, C) float32, noisy and clean; sigma in [0, 1] where known."""
+
+    noisy: np.ndarray
+    clean: np.ndarray
+    sigma: float | None = None
+
+
+def cases_of(files: list[Path], kind: str, channels: int) -> Iterator[Case]:
+    """Each picture with its noise: "sigma 25", "shared 25", "blurred 25", "jpeg 25", "clipped 25",
+    "clean", "camera"."""
+    import jax
+
+    from sa_flax.functional.jpeg import jpeg_compress
+    from sa_flax.inference.evaluate import noisy_version
+    from sa_flax.noise import Camera, Correlated, Gaussian
+
+    name, _, level = kind.partition(" ")
+    sigma = float(level or 0)
+    noise = {
+        "shared": Correlated((sigma, sigma), (0, 0), (0, 0), shared=1),
+        "blurred": Correlated((sigma, sigma), (0.8, 0.8), (0.8, 0.8), shared=0),
+        "camera": Camera(),
+        "clipped": Gaussian(sigma, clip=True),
+    }.get(name, Gaussian(sigma))
+    compress = jax.jit(jpeg_compress)
+    for index, file in enumerate(files):
+        picture = read_rgb8(file)
+        clean = picture.astype(np.float32) / 255
+        if channels == 1:
+            clean = (
+                np.round(clean @ [0.299, 0.587, 0.114] * 255)[..., None].astype(np.float32) / 255
+            )
+        if name == "clean":
+            yield Case(clean, clean)
+            continue
+        noisy, told = noisy_version(clean, noise, seed=0, index=index)
+        if name == "jpeg":
+            noisy = np.asarray(compress(noisy[None], 90.0))[0]
+        yield Case(noisy, clean, told)
+
+
+def pairs(folder: Path) -> Iterator[Case]:
+    """Real noise: NAME_real.* beside NAME_mean.*."""
+    for file in sorted(folder.glob("*_real.*")):
+        partner = next(folder.glob(file.name.replace("_real.", "_mean.").split(".")[0] + ".*"))
+        noisy, clean = (read_rgb8(path).astype(np.float32) / 255 for path in (file, partner))
+        yield Case(noisy, clean)
+
+
+def sets(data: Path | None) -> dict[str, Callable[[], Iterator[Case]]]:
+    """What is measured, by "set: noise"."""
+    from sa_flax.data.builders import PHOTOGRAPHS
+
+    lines = (PHOTOGRAPHS / "LICENSES.tsv").read_text().splitlines()
+    bundled = [PHOTOGRAPHS / row.split("\t")[0] for row in lines if row.split("\t")[1] == "test"]
+    found: dict[str, tuple[list[Path], int, tuple[str, ...]]] = {}
+    levels = ("sigma 15", "sigma 25", "sigma 50")
+    people = ("shared 25", "blurred 25", "jpeg 25", "clipped 25", "camera", "clean")
+    found["photographs"] = (bundled, 3, (*levels, *people))
+    found["photographs-gray"] = (bundled, 1, ("sigma 25", "clean"))
+    if data is not None:
+        ids = data / "bsds500" / "cbsd68_ids.txt"
+        colour = sorted((data / "cbsd68").glob("*.png"))
+        if not colour and ids.is_file():
+            colour = [data / "bsds500" / "val" / f"{i}.jpg" for i in ids.read_text().split()]
+        found["cbsd68"] = (colour, 3, levels)
+        for name in ("bsd68", "set12"):
+            found[name] = (sorted((data / name).glob("*.png")), 1, levels)
+    measured: dict[str, Callable[[], Iterator[Case]]] = {}
+    for name, (files, channels, kinds) in found.items():
+        for kind in kinds if files else ():
+            measured[f"{name}: {kind}"] = lambda f=files, k=kind, c=channels: cases_of(f, k, c)
+    if data is not None and (data / "polyu100").is_dir():
+        measured["polyu100: real"] = lambda: pairs(data / "polyu100")
+    return measured
+
+
+def peers() -> dict[str, Method]:
+    """The classical methods that are installed."""
+    from sa_flax.inference.evaluate import non_local_means
+
+    methods: dict[str, Method] = {"non-local means": non_local_means}
+    try:
+        import cv2
+
+        methods["OpenCV"] = lambda noisy, sigma: _opencv(cv2, noisy)
+    except ImportError:
+        pass
+    try:
+        import bm3d
+
+        methods["BM3D"] = lambda noisy, sigma: _bm3d(bm3d, noisy, sigma)
+    except ImportError:
+        pass
+    return methods
+
+
+def _estimate(noisy: np.ndarray) -> float:
+    from skimage.restoration import estimate_sigma
+
+    return float(np.mean(estimate_sigma(noisy, channel_axis=-1)))
+
+
+def _opencv(cv2: Any, noisy: np.ndarray) -> np.ndarray:
+    """fastNlMeansDenoising(Colored), 8 bits, its strength from the estimated noise."""
+    picture = np.round(np.clip(noisy, 0, 1) * 255).astype(np.uint8)
+    strength = 0.9 * 255 * _estimate(noisy)
+    if picture.shape[-1] == 1:
+        result = cv2.fastNlMeansDenoising(picture[..., 0], None, strength, 7, 21)[..., None]
+    else:
+        result = cv2.fastNlMeansDenoisingColored(picture, None, strength, strength, 7, 21)
+    return result.astype(np.float32) / 255
+
+
+def _bm3d(bm3d: Any, noisy: np.ndarray, sigma: float | None) -> np.ndarray:
+    """BM3D, told the noise level where there is one."""
+    level = sigma or max(_estimate(noisy), 1e-3)
+    if noisy.shape[-1] == 1:
+        return bm3d.bm3d(noisy[..., 0], level)[..., None]
+    return bm3d.bm3d_rgb(noisy, level)
+
+
+def networks(names: list[str]) -> dict[str, Method]:
+    """Saved networks as methods, compiled when they first see a size."""
+    from sa_flax.inference.denoiser import Denoiser
+
+    return {Path(name).name: Denoiser.from_pretrained(name).method for name in names}
+
+
+def measure(methods: dict[str, Method], cases: Iterator[Case], most: int) -> dict[str, Any]:
+    """Mean PSNR (dB) of the input and of every method, how often one did harm, and its cost."""
+    scores: dict[str, list[float]] = {name: [] for name in ("input", *methods)}
+    seconds = dict.fromkeys(methods, 0.0)
+    megapixels = 0.0
+    for _, case in zip(range(most), cases, strict=False):
+        scores["input"].append(_psnr(case.noisy, case.clean))
+        megapixels += case.clean[..., 0].size / 1e6
+        for name, method in methods.items():
+            method(case.noisy, case.sigma)  # compiles
+            before = time.process_time()
+            result = method(case.noisy, case.sigma)
+            seconds[name] += time.process_time() - before
+            scores[name].append(_psnr(np.asarray(result), case.clean))
+    floor = np.minimum(scores["input"], 100.0)
+    return {
+        "pictures": len(floor),
+        "psnr": {name: round(float(np.mean(s)), 3) for name, s in scores.items()},
+        "worst_gain": {
+            name: round(float(np.min(np.minimum(scores[name], 100) - floor)), 3) for name in methods
+        },
+        "cpu_seconds_per_megapixel": {
+            name: round(s / max(megapixels, 1e-9), 3) for name, s in seconds.items()
+        },
+    }
+
+
+def _psnr(result: np.ndarray, clean: np.ndarray) -> float:
+    """Of the result as it would be written: clipped, and rounded to 8 bits. At most 100 dB."""
+    rounded = np.round(np.clip(result, 0, 1) * 255) / 255
+    error = float(np.mean((rounded.reshape(clean.shape) - clean) ** 2))
+    return 10 * np.log10(1 / max(error, 1e-10))
+
+
+def table(results: dict[str, Any]) -> str:
+    """The results as Markdown: a line per set and noise, a column per method."""
+    columns = list(dict.fromkeys(name for r in results.values() for name in r["psnr"]))
+    lines = ["| set: noise | " + " | ".join(columns) + " |", "| --- " * (len(columns) + 1) + "|"]
+    for title, result in results.items():
+        cells = [f"{result['psnr'][c]:.2f}" if c in result["psnr"] else "" for c in columns]
+        lines.append(f"| {title} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def plot(results: dict[str, Any], path: Path) -> None:
+    """Mean PSNR at sigma 25 on CBSD68 (or the photographs) against processor time."""
+    from matplotlib.figure import Figure
+
+    title = next(t for t in ("cbsd68: sigma 25", "photographs: sigma 25") if t in results)
+    result = results[title]
+    figure = Figure(figsize=(5, 3.2), layout="constrained")
+    axes = figure.subplots()
+    for name, cost in result["cpu_seconds_per_megapixel"].items():
+        axes.plot(max(cost, 1e-2), result["psnr"][name], "o")
+        axes.annotate(
+            name, (max(cost, 1e-2), result["psnr"][name]), (4, 4), textcoords="offset points"
+        )
+    axes.set_xscale("log")
+    axes.set_xlabel("processor seconds per megapixel")
+    axes.set_ylabel("PSNR, dB")
+    axes.set_title(title)
+    axes.grid(alpha=0.3)
+    axes.margins(0.15)
+    figure.savefig(path, dpi=150)
+
+
+def main() -> None:
+    """Measures, prints the table, writes the JSON."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("models", nargs="*", help="networks; by default the shipped ones")
+    parser.add_argument("--data", type=Path, help="folder with the sets")
+    parser.add_argument("--only", nargs="*", help="sets, or 'set: noise', to measure")
+    parser.add_argument("--most", type=int, default=10**6, help="pictures of each set")
+    parser.add_argument("--no-peers", action="store_true", help="networks only")
+    parser.add_argument("--json", type=Path, default=RESULTS, help="where results are added")
+    parser.add_argument("--plot", action="store_true", help="only draw what the JSON holds")
+    arguments = parser.parse_args()
+    results = json.loads(arguments.json.read_text()) if arguments.json.is_file() else {}
+    if not arguments.plot:
+        tune_cpu()
+        from sa_flax import list_pretrained
+
+        methods = {} if arguments.no_peers else peers()
+        methods |= networks(arguments.models or list_pretrained())
+        for title, cases in sets(arguments.data).items():
+            if arguments.only and not {title, title.split(":")[0]} & set(arguments.only):
+                continue
+            measured = measure(methods, cases(), arguments.most)
+            for entry, value in measured.items():
+                old = results.setdefault(title, {}).get(entry)
+                merged = {**old, **value} if isinstance(old, dict) else value
+                results[title][entry] = merged
+            print(table({title: results[title]}), flush=True)
+            arguments.json.parent.mkdir(exist_ok=True)
+            arguments.json.write_text(json.dumps(results, indent=1) + "\n")
+    print(table(results))
+    plot(results, arguments.json.with_suffix(".png"))
+
+
+if __name__ == "__main__":
+    main()

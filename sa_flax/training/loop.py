@@ -1,0 +1,101 @@
+"""The training loop, from top to bottom: build, take up the run, train, evaluate.
+
+What a run owns (its directory, checkpoints, log, signals) is `Run`'s; what a step does is in
+`steps`; where arrays lie is in `sharding`.
+"""
+
+import functools
+import time
+from pathlib import Path
+
+import jax
+from flax import nnx
+
+from sa_flax.config import Config
+from sa_flax.data.builders import open_splits
+from sa_flax.data.pipeline import Pictures, check_sizes, training_batches
+from sa_flax.inference import evaluate
+from sa_flax.inference.denoiser import Denoiser
+from sa_flax.training import processes, sharding
+from sa_flax.training.run import Run, evaluation_crops, facts
+from sa_flax.training.run_directory import saved_steps
+from sa_flax.training.state import create_state, make_optimizer
+from sa_flax.training.steps import make_train_step
+
+
+def train(config: Config, output: Path, *, resume: bool) -> int:
+    """Trains, evaluates and saves; returns the exit code."""
+    started = time.monotonic()
+
+    # The network, laid out over all devices, and the pictures.
+    mesh = sharding.make_mesh(config.mesh)
+    sharding.check_batch(config, mesh)
+    optimizer = make_optimizer(config.optimizer, config.steps)
+    graphdef, state = create_state(config, optimizer, resuming=any(saved_steps(output)))
+    state = sharding.place(state, mesh)
+    train_step = make_train_step(graphdef, optimizer, config, mesh)
+    splits = processes.first_then_others(
+        lambda: open_splits(config.data.source, directory=config.data.directory)
+    )
+    check_sizes(splits, config.data.crop)
+    pictures = functools.partial(Pictures, splits=splits, channels=config.model.channels)
+    train_set = pictures(splits.train, cache_bytes=config.data.cache_mb * 2**20)
+    validation_set = evaluation_crops(pictures(splits.validation), largest=256)
+    noises = evaluate.noises_of(config.noise, config.evaluation_sigmas)
+
+    with Run(config, output, resume=resume) as run:
+        state = run.restore(state)
+        run.begin(facts(config, output, state.params, splits, run.step), splits.skipped)
+        batches = training_batches(
+            train_set,
+            config.data,
+            seed=config.seed,
+            start=run.step,
+            process_index=jax.process_index(),
+            process_count=jax.process_count(),
+        )
+        key = jax.random.key(config.seed)
+        denoiser = Denoiser(_network(graphdef, state))
+
+        for step in run.steps():
+            batch = sharding.place_batch(run.next_of(batches), mesh)
+            state, metrics = train_step(state, batch, key)
+            run.note(step, metrics)
+            if run.due(config.evaluate_every):
+                denoiser = denoiser.with_variables(*_averages(state))
+                rows = evaluate.evaluate(
+                    {"denoised": denoiser.method}, validation_set, noises=noises, with_ssim=False
+                )
+                run.scores(rows)
+                run.samples(denoiser, validation_set[:2], noises, f"{step:07}")
+            if run.due(config.checkpoint_every):
+                run.save(state, _network(graphdef, state))
+        batches.close()
+        run.save(state, _network(graphdef, state))
+        run.close_log()
+        if run.stopped:
+            return run.say_goodbye()
+
+        # What it gained: the test pictures, beside the noisy input and non-local means.
+        denoiser = denoiser.with_variables(*_averages(state))
+        if processes.is_first():
+            print("\nevaluating on the test pictures, beside scikit-image's non-local means")
+            test_set = evaluation_crops(pictures(splits.test), largest=768)
+            rows = evaluate.evaluate(
+                {"non-local means": evaluate.non_local_means, output.name: denoiser.method},
+                test_set,
+                noises=noises,
+            )
+            print(f"\n{evaluate.format_table(rows)}\n({len(test_set)} test pictures)\n")
+            run.samples(denoiser, test_set, noises, "test")
+            run.finish(rows, seconds=time.monotonic() - started)
+    return 0
+
+
+def _averages(state) -> tuple[nnx.State, nnx.State]:
+    """What is evaluated and kept, whole, on one device. Every process must call this."""
+    return sharding.on_one_device((state.ema, state.rest))
+
+
+def _network(graphdef: nnx.GraphDef, state) -> nnx.Module:
+    return nnx.merge(graphdef, *_averages(state))
