@@ -8,6 +8,8 @@ set XLA's options before JAX starts.
 import importlib
 from typing import TYPE_CHECKING
 
+from sa_flax.xla_flags import warn_of_wrong_numbers
+
 __version__ = "0.1.0"
 
 # name -> module that defines it
@@ -46,6 +48,9 @@ if TYPE_CHECKING:
     from sa_flax.modules.affinities import DANet, NonLocal, SelfAttention
     from sa_flax.modules.attention import ShuffleAttention, list_attentions, make_attention
     from sa_flax.modules.masks import CBAM, ECA, SGE, DualAttention, SqueezeExcite
+
+
+warn_of_wrong_numbers()
 
 
 def __getattr__(name: str):

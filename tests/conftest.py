@@ -2,6 +2,7 @@
 little optimisation by the compiler, which would take longer than the tiny tests themselves."""
 
 import dataclasses
+import importlib.metadata
 import os
 from pathlib import Path
 
@@ -13,6 +14,9 @@ for _flag, _value in (
 ):
     if _flag not in os.environ.get("XLA_FLAGS", ""):
         os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_flag}={_value}".strip()
+# Computes wrong numbers without it, see sa_flax.xla_flags; other releases may not know the option.
+if importlib.metadata.version("jaxlib") == "0.10.2" and "ynn_fusion" not in os.environ["XLA_FLAGS"]:
+    os.environ["XLA_FLAGS"] += " --xla_cpu_experimental_ynn_fusion_type=-LIBRARY_FUSION_TYPE_REDUCE"
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,5 @@
-"""Options for XLA: added once, only for releases that know them, and accepted by the one here."""
+"""Options for XLA: added once, only for releases that know them; right numbers on all of those."""
 
-import importlib.metadata
 import os
 import subprocess
 import sys
@@ -9,63 +8,149 @@ import pytest
 
 from sa_flax import xla_flags
 
-_OPTIONS = (
-    "--xla_cpu_experimental_ynn_fusion_type=-LIBRARY_FUSION_TYPE_INDIVIDUAL_CONVOLUTION "
-    "--xla_cpu_prefer_vector_width=512"
+YNN = "--xla_cpu_experimental_ynn_fusion_type"
+OWN_SUMS = "-LIBRARY_FUSION_TYPE_REDUCE"
+OPTIONS = f"{YNN}=-LIBRARY_FUSION_TYPE_INDIVIDUAL_CONVOLUTION --xla_cpu_prefer_vector_width=512"
+OPTIONS_WITHOUT_SUMS = OPTIONS.replace("CONVOLUTION", f"CONVOLUTION,{OWN_SUMS}")
+
+
+@pytest.fixture
+def release(monkeypatch):
+    """Sets the version of jaxlib that is found, and leaves malloc as it is."""
+    monkeypatch.setattr(xla_flags, "_keep_large_blocks", lambda: None)
+    return lambda version: monkeypatch.setattr(xla_flags, "_jaxlib_version", lambda: version)
+
+
+def python(program: str, flags: str = "") -> subprocess.CompletedProcess:
+    environment = {**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
+    return subprocess.run(
+        [sys.executable, "-c", program], env=environment, capture_output=True, text=True
+    )
+
+
+@pytest.mark.parametrize(
+    ("version", "options"),
+    [
+        ("0.10.1", OPTIONS_WITHOUT_SUMS),
+        ("0.10.2", OPTIONS_WITHOUT_SUMS),
+        ("0.11.0rc1", OPTIONS_WITHOUT_SUMS),
+        ("0.12.0.1", OPTIONS),
+    ],
 )
-
-
-@pytest.mark.parametrize("version", ["0.10.2", "0.11.0rc1", "0.12.0"])
-def test_adds_the_options_once_and_keeps_what_was_there(monkeypatch, version):
-    monkeypatch.setattr(importlib.metadata, "version", lambda name: version)
+def test_adds_the_options_once_and_keeps_what_was_there(monkeypatch, release, version, options):
+    release(version)
     monkeypatch.setenv("XLA_FLAGS", "--xla_cpu_multi_thread_eigen=true")
     assert xla_flags.tune_cpu()
-    assert os.environ["XLA_FLAGS"] == f"--xla_cpu_multi_thread_eigen=true {_OPTIONS}"
+    assert os.environ["XLA_FLAGS"] == f"--xla_cpu_multi_thread_eigen=true {options}"
     assert not xla_flags.tune_cpu()
-    assert os.environ["XLA_FLAGS"].count(_OPTIONS) == 1
+    assert os.environ["XLA_FLAGS"].count(options) == 1
 
 
-def test_sets_flags_where_none_were_set(monkeypatch):
-    monkeypatch.setattr(importlib.metadata, "version", lambda name: "0.10.2")
+def test_sets_flags_where_none_were_set(monkeypatch, release):
+    release("0.12.0")
     monkeypatch.delenv("XLA_FLAGS", raising=False)
     assert xla_flags.tune_cpu()
-    assert os.environ["XLA_FLAGS"] == _OPTIONS
+    assert os.environ["XLA_FLAGS"] == OPTIONS
 
 
-def test_leaves_the_users_choice(monkeypatch):
-    monkeypatch.setattr(importlib.metadata, "version", lambda name: "0.10.2")
-    chosen = "--xla_cpu_experimental_ynn_fusion_type=LIBRARY_FUSION_TYPE_REDUCE"
+def test_leaves_the_users_choice(monkeypatch, release):
+    release("0.10.2")
+    chosen = f"{YNN}=LIBRARY_FUSION_TYPE_REDUCE"
     monkeypatch.setenv("XLA_FLAGS", chosen)
     assert xla_flags.tune_cpu()
     assert os.environ["XLA_FLAGS"] == f"{chosen} --xla_cpu_prefer_vector_width=512"
 
 
-@pytest.mark.parametrize("version", ["0.9.2", "0.13.0", "1.0", "unknown"])
-def test_does_nothing_on_untried_releases(monkeypatch, version):
-    monkeypatch.setattr(importlib.metadata, "version", lambda name: version)
+@pytest.mark.parametrize("version", ["0.9.2", "0.13.0", "1.0", "unknown", None])
+def test_does_nothing_on_untried_releases(monkeypatch, release, version):
+    release(version)
     monkeypatch.setenv("XLA_FLAGS", "")
     assert not xla_flags.tune_cpu()
     assert os.environ["XLA_FLAGS"] == ""
 
 
-def test_does_nothing_without_jaxlib(monkeypatch):
-    def missing(name):
-        raise importlib.metadata.PackageNotFoundError(name)
+def test_the_version_is_that_of_the_jaxlib_that_will_be_imported():
+    import jaxlib
 
-    monkeypatch.setattr(importlib.metadata, "version", missing)
-    monkeypatch.setenv("XLA_FLAGS", "")
-    assert not xla_flags.tune_cpu()
+    assert xla_flags._jaxlib_version() == jaxlib.__version__
+
+
+@pytest.mark.parametrize(
+    ("flags", "warns"),
+    [
+        ("", True),
+        ("--xla_cpu_prefer_vector_width=512", True),
+        (f"{YNN}=-LIBRARY_FUSION_TYPE_INDIVIDUAL_CONVOLUTION", True),
+        (f"{YNN}=LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT,LIBRARY_FUSION_TYPE_REDUCE", True),
+        (f"{YNN}={OWN_SUMS} {YNN}=all", True),  # the last one holds
+        (f"{YNN}={OWN_SUMS}", False),
+        (f"{YNN}=LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT", False),
+        (f"{YNN}=", False),
+        (OPTIONS_WITHOUT_SUMS, False),
+    ],
+)
+def test_a_warning_of_wrong_numbers(monkeypatch, release, recwarn, flags, warns):
+    monkeypatch.setenv("XLA_FLAGS", flags)
+    for version in ("0.10.1", "0.11.1", "0.12.0.1", "0.13.0", None):
+        release(version)
+        xla_flags.warn_of_wrong_numbers()
+    assert not recwarn
+    release("0.10.2")
+    if warns:
+        with pytest.warns(RuntimeWarning, match=r"0\.10\.2 computes wrong.*pip install.*tune_cpu"):
+            xla_flags.warn_of_wrong_numbers()
+    else:
+        xla_flags.warn_of_wrong_numbers()
+        assert not recwarn
+
+
+def test_importing_the_package_warns_once_on_such_a_release_and_imports_no_jax():
+    wrong = xla_flags._jaxlib_version() in xla_flags._WRONG
+    done = python("import sys, sa_flax; import sa_flax; assert 'jax' not in sys.modules")
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("computes wrong numbers") == wrong
+    # The commands set the options themselves: nothing to tell their users.
+    environment = {**os.environ, "XLA_FLAGS": ""}
+    command = [sys.executable, "-m", "sa_flax.cli", "--help"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0
+    assert not done.stderr
+
+
+# What jaxlib 0.10.2 gets wrong (a sum over a small product of more than 32,768 rows), and what ends
+# it and on some processors 0.11.0 (sums over arrays of seven and eight axes).
+REPRODUCER = """
+from sa_flax.xla_flags import tune_cpu
+tune_cpu()
+import jax, jax.numpy as jnp, numpy as np
+norm = jax.jit(jax.vmap(lambda row: jnp.sum((jnp.eye(3) @ row) ** 2)))
+for rows in (32_769, 50_000, 181 * 185 * 3):
+    x = np.random.default_rng(0).random((rows, 3), np.float32) + np.arange(rows)[:, None] / rows
+    x = x.astype(np.float32)
+    exact = (x.astype(np.float64) ** 2).sum(axis=1)
+    np.testing.assert_allclose(norm(x), exact, rtol=1e-6)
+    gradient = jax.jit(jax.grad(lambda x: norm(x).sum()))(x)
+    np.testing.assert_allclose(gradient, 2 * x, rtol=1e-6)
+seven = jnp.ones((3, 1, 2, 2, 8, 8, 8))
+assert jnp.all(jax.jit(lambda a, b: jnp.sum(a * b, axis=3))(seven, seven) == 2)
+eight = jnp.ones((1, 4, 6, 5, 5, 5, 5, 5))
+few = jnp.ones((1, 4, 6, 1, 1, 1, 1, 1))
+assert jnp.all(jax.jit(lambda a, b: jnp.sum(a * b, axis=2))(few, eight) == 6)
+print("right")
+"""
+
+
+def test_the_numbers_that_some_releases_get_wrong_are_right_with_it():
+    done = python(REPRODUCER)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == "right"
 
 
 def test_the_installed_jax_starts_with_it_and_it_imports_no_jax():
-    program = (
+    done = python(
         "import sys; from sa_flax.xla_flags import tune_cpu; tune_cpu();"
         "assert 'jax' not in sys.modules; import jax.numpy as jnp;"
         "print(float(jnp.sum(jnp.ones(3))))"
-    )
-    environment = {**os.environ, "XLA_FLAGS": "", "JAX_PLATFORMS": "cpu"}
-    done = subprocess.run(
-        [sys.executable, "-c", program], env=environment, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == "3.0"
