@@ -4,7 +4,6 @@ Exit codes: 0 all done; 1 some files failed (each is named, the others are done)
 itself was wrong.
 """
 
-import contextlib
 import io
 import json
 import os
@@ -17,7 +16,8 @@ from typing import Annotated
 import numpy as np
 import tyro
 
-from sa_flax.errors import InputError, out_of_memory
+from sa_flax.errors import InputError, StorageError, out_of_memory
+from sa_flax.files import write_whole
 from sa_flax.limits import check_level, check_seed
 from sa_flax.xla_flags import tune_cpu
 
@@ -162,7 +162,7 @@ def evaluate(
     )
     print(f"{evaluation.format_table(rows)}\n({len(pictures)} pictures in {images})")
     if json_file is not None:
-        _write_whole(json_file, json.dumps({"model": model, "results": rows}, indent=2) + "\n")
+        write_whole(json_file, json.dumps({"model": model, "results": rows}, indent=2) + "\n")
     return 1 if failed else 0
 
 
@@ -188,25 +188,9 @@ def port(
     """
     from sa_flax.inference.pretrained import port_checkpoint
 
-    try:
-        port_checkpoint(checkpoint, architecture, output, fold=fold, torch_file=torch_file)
-    except OSError as error:
-        raise InputError(f"{error.filename}: can't be written ({error.strerror}).") from error
+    port_checkpoint(checkpoint, architecture, output, fold=fold, torch_file=torch_file)
     print(f"{checkpoint} -> {output}")
     return 0
-
-
-def _write_whole(path: Path, text: str) -> None:
-    partial = path.with_name(f".{os.getpid()}.partial")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_text(text, encoding="utf-8")
-        partial.replace(path)
-    except OSError as error:
-        raise InputError(f"{path}: can't be written ({error.strerror}).") from error
-    finally:
-        with contextlib.suppress(OSError):
-            partial.unlink()
 
 
 def _quiet(line: str) -> None:
@@ -307,7 +291,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             stream.reconfigure(errors="backslashreplace")
     try:
         return app.cli(prog="sa-flax", description=__doc__, args=arguments)
-    except InputError as error:
+    except (InputError, StorageError) as error:
         print(f"sa-flax: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:

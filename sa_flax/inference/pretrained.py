@@ -17,6 +17,7 @@ import numpy as np
 from flax import nnx
 
 from sa_flax.errors import InputError, nearest
+from sa_flax.files import write_whole
 from sa_flax.models.dncnn import DnCNN, fold_batch_norm
 from sa_flax.models.registry import create_model
 from sa_flax.porting.checkpoints import read_checkpoint, write_checkpoint
@@ -52,7 +53,7 @@ def save_pretrained(
 
     Raises:
       InputError: where `config` does not build this network, or is not JSON.
-      OSError: where the directory can't be written.
+      StorageError: where the directory can't be written.
     """
     abstract = _build(config, "config")
     leaves = {path: leaf.get_value() for path, leaf in model_leaves(model).items()}
@@ -72,12 +73,9 @@ def save_pretrained(
     except TypeError as error:
         raise InputError(f"config must be JSON: {error}.") from error
     directory = Path(directory)
-    directory.mkdir(parents=True, exist_ok=True)
     arrays = {path: np.asarray(leaf) for path, leaf in leaves.items()}
     write_checkpoint(directory / _WEIGHTS, arrays, layout="flax")
-    partial = directory / f".{_CONFIG}.{os.getpid()}.partial"
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, directory / _CONFIG)
+    write_whole(directory / _CONFIG, text)
 
 
 def from_pretrained(
@@ -154,7 +152,7 @@ def port_checkpoint(
       The network, in evaluation mode.
 
     Raises:
-      InputError, OSError: as `porting.from_torch` and `save_pretrained`.
+      InputError, StorageError: as `porting.from_torch` and `save_pretrained`.
     """
     model, chosen = build_from_torch(architecture, source, options)
     if fold:

@@ -14,6 +14,7 @@ from flax import nnx
 
 from sa_flax.config import Config, from_json, validate
 from sa_flax.errors import InputError
+from sa_flax.files import write_whole
 
 CHECKPOINTS = "checkpoints"
 CONFIG = "config.json"
@@ -126,9 +127,7 @@ def newest_valid(
 def write_checksums(checkpoint: Path) -> None:
     """Notes the SHA-256 of every file of a finished checkpoint, in checksums.json beside them."""
     sums = {str(path.relative_to(checkpoint)): _sha256(path) for path in _files(checkpoint)}
-    temporary = checkpoint / f".{CHECKSUMS}.tmp"
-    temporary.write_text(json.dumps(sums, indent=1) + "\n")
-    temporary.replace(checkpoint / CHECKSUMS)
+    write_whole(checkpoint / CHECKSUMS, json.dumps(sums, indent=1) + "\n")
 
 
 def damage(checkpoint: Path) -> str:

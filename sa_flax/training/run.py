@@ -23,6 +23,7 @@ from sa_flax.config import CHANGEABLE, Config, differences, from_json, to_json
 from sa_flax.data.builders import Splits
 from sa_flax.data.pipeline import describe_cache
 from sa_flax.errors import DivergedError, InputError
+from sa_flax.files import write_whole
 from sa_flax.inference.run_directory import CHECKPOINTS, CONFIG, Progress
 
 STARTS = "starts.jsonl"
@@ -69,9 +70,7 @@ def claim(output: Path, config: Config, *, resume: bool) -> Iterator[list[str]]:
             "--output."
         ) from error
     try:
-        temporary = earlier.with_suffix(".tmp")
-        temporary.write_text(to_json(config))
-        temporary.replace(earlier)
+        write_whole(earlier, to_json(config))
         with (output / STARTS).open("a") as log:
             now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
             entry = {"time": now, "command": shlex.join(sys.argv), **versions()}
@@ -238,10 +237,7 @@ def save_results(
         "peak_memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
         **versions(),
     }
-    path = output / "evaluation.json"
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(results, indent=2) + "\n")
-    temporary.replace(path)
+    write_whole(output / "evaluation.json", json.dumps(results, indent=2) + "\n")
 
 
 def versions() -> dict[str, Any]:
