@@ -29,6 +29,7 @@ from sa_flax.errors import explain
 from sa_flax.inference import evaluate
 from sa_flax.inference.denoiser import Denoiser
 from sa_flax.inference.run_directory import Progress
+from sa_flax.pictures import side_by_side
 from sa_flax.training import checkpoint, logging, processes, run, sharding
 from sa_flax.training.state import create_state, make_optimizer
 from sa_flax.training.steps import make_train_step
@@ -190,7 +191,7 @@ def samples(denoiser, pictures, config, directory: Path) -> dict[str, np.ndarray
         clean = picture.astype(np.float32) / 255
         noisy = evaluate.noisy_version(clean, sigma, seed=0, index=index)
         name = f"picture{index}_sigma{sigma:g}"
-        shown[name] = logging.side_by_side([noisy, denoiser.method(noisy, sigma / 255), clean])
+        shown[name] = side_by_side([noisy, denoiser.method(noisy, sigma / 255), clean])
         logging.save_png(directory / f"{name}.png", shown[name])
     return shown
 

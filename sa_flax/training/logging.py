@@ -3,7 +3,6 @@
 import json
 import sys
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -160,16 +159,6 @@ def read_metrics(run: Path) -> list[dict[str, float]]:
 
 def _minutes(seconds: float) -> str:
     return f"{int(seconds) // 60}:{int(seconds) % 60:02d}"
-
-
-def side_by_side(pictures: Sequence[np.ndarray], *, gap: int = 4) -> np.ndarray:
-    """Float pictures (H, W, C) in [0, 1], clipped and put in a row: (H, W', 3) uint8."""
-    columns = []
-    for picture in pictures:
-        shown = np.round(np.clip(picture, 0, 1) * 255).astype(np.uint8)
-        columns.append(np.repeat(shown, 3 // shown.shape[-1], axis=-1))
-        columns.append(np.full((shown.shape[0], gap, 3), 255, np.uint8))
-    return np.concatenate(columns[:-1], axis=1)
 
 
 def save_png(path: Path, picture: np.ndarray) -> None:
