@@ -13,7 +13,7 @@ from sa_flax.pictures.companions import companions
 from sa_flax.pictures.limits import check_size
 from sa_flax.pictures.picture import Pages, Picture
 from sa_flax.pictures.pillow import one_error, open_image, pixels_of
-from sa_flax.pictures.tags import ORIENTATION, pack_exif, read_exif
+from sa_flax.pictures.tags import ORIENTATION, carried, pack_exif, read_exif
 
 HEIC_QUALITY = 90
 JXL_QUALITY = 95
@@ -153,6 +153,12 @@ def read_raw(data: bytes, limit: int) -> Pages:
             pixels = raw.postprocess(
                 use_camera_wb=True, no_auto_bright=True, output_bps=16, gamma=(2.4, 12.92)
             )
-        return Picture(np.ascontiguousarray(pixels), {})
+        return Picture(np.ascontiguousarray(pixels), _beside({"exif": _exif_of_raw(data)}))
 
     return Pages(1, picture)
+
+
+def _exif_of_raw(data: bytes) -> bytes:
+    """What most raw files, which are TIFF files inside, say of camera and exposure."""
+    directory, order = read_exif(data)
+    return pack_exif(carried(directory), order)

@@ -28,6 +28,7 @@ _STORAGE = {
     *(325, 332, 338, 339, 347, 512, 513, 514, 515, 517, 518, 519, 520, 521, 529, 530, 531, 532),
 }
 _WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB, _CMYK = 0, 1, 2, 5
+_RAW = (32803, 34892)
 _BY_TIFFFILE = {1, 8, 32773, 32946, 34925}
 _BY_PILLOW = {5: "lzw", 50000: "zstd"}
 COMPRESSIONS = {1: "none", 5: "lzw", 8: "deflate", 32946: "deflate", 32773: "packbits"} | {
@@ -118,6 +119,8 @@ def _pixels(data: bytes, page: tifffile.TiffPage, limit: int) -> tuple[np.ndarra
     """The page's pixels, and what is noted of how they were stored."""
     known = page.photometric in (_WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB)
     deep = page.bitspersample in (16, 32, 64)
+    if page.photometric in _RAW:
+        raise InputError("holds a camera's raw data; with the suffix .dng it can be read.")
     ours = (known and (page.bitspersample == 8 or deep)) or (page.photometric == _CMYK and deep)
     if ours and page.compression in _BY_TIFFFILE | _BY_PILLOW.keys():
         with one_error():
