@@ -54,10 +54,14 @@ def companions(
 
 
 def fitting(metadata: dict[str, Any], pixels: np.ndarray) -> dict[str, Any]:
-    """The metadata without a profile that is for other colours than the pixels have."""
+    """The metadata without a profile for colours that such pixels can't have.
+
+    One for RGB stays with a gray picture: many have it so.
+    """
     profile = metadata.get("icc_profile", b"")
-    colours = b"RGB " if pixels.ndim == 3 and pixels.shape[2] > 2 else b"GRAY"
-    if profile[36:40] == b"acsp" and profile[16:20] != colours:
+    gray = pixels.ndim == 2 or pixels.shape[2] < 3
+    possible = (b"RGB ", b"GRAY") if gray else (b"RGB ",)
+    if profile[36:40] == b"acsp" and profile[16:20] not in possible:
         return {name: value for name, value in metadata.items() if name != "icc_profile"}
     return metadata
 

@@ -115,6 +115,8 @@ def _rgb8(picture: Picture) -> np.ndarray:
             f"has {8 * pixels.dtype.itemsize}-bit {signed}integers, which have no fixed range; "
             "save it with 8 or 16 bits, unsigned."
         )
+    if pixels.ndim == 3 and pixels.shape[2] == 3:
+        return pixels
     image = Image.fromarray(pixels)
     if image.mode in ("LA", "RGBA"):
         if picture.metadata.get("fourth"):

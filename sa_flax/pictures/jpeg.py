@@ -57,7 +57,8 @@ def read(data: bytes, limit: int) -> Pages:
             metadata.pop("icc_profile", None)
         metadata["jpeg"] = {
             "qtables": getattr(image, "quantization", {}),
-            "subsampling": JpegImagePlugin.get_sampling(image),
+            # An arrangement that Pillow has no name for (-1), CMYK's among them, has the best's.
+            "subsampling": max(JpegImagePlugin.get_sampling(image), 0),
             "progressive": bool(image.info.get("progressive")),
         }
         return Picture(upright(pixels, turn), metadata)

@@ -76,8 +76,9 @@ def pixels_of(image: Image.Image) -> np.ndarray:
         mode = image.mode
         transparent = image.has_transparency_data
         if mode in ("L", "LA", "RGB", "RGBA"):
-            wanted = mode + "A" if mode in ("L", "RGB") and transparent else mode
-            return np.asarray(image.convert(wanted))
+            if mode in ("L", "RGB") and transparent:
+                image = image.convert(mode + "A")
+            return np.asarray(image)
         if mode == "1":
             gray = np.asarray(image.convert("L"))
             return with_key(gray, image.info.get("transparency"), top=255)

@@ -119,7 +119,7 @@ def _metadata(chunks: list[_Chunk]) -> tuple[dict[str, Any], int]:
     texts: list[tuple[str, str]] = []
     colour = {}
     for chunk in chunks:
-        if not chunk.whole:
+        if chunk.name in _PIXELS or not chunk.whole:
             continue
         if chunk.name == b"iCCP":
             _, _, packed = chunk.data.partition(b"\0")

@@ -31,10 +31,7 @@ _WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB, _CMYK = 0, 1, 2, 5
 _RAW = (32803, 34892)
 _BY_TIFFFILE = {1, 8, 32773, 32946, 34925}
 _BY_PILLOW = {5: "lzw", 50000: "zstd"}
-COMPRESSIONS = {1: "none", 5: "lzw", 8: "deflate", 32946: "deflate", 32773: "packbits"} | {
-    34925: "lzma",
-    50000: "zstd",
-}
+_NAMES = {1: "none", 8: "deflate", 32946: "deflate", 32773: "packbits", 34925: "lzma"} | _BY_PILLOW
 # A page like the first but of at most so many pixels a side is its thumbnail, said or not.
 _THUMBNAIL = 256
 
@@ -92,7 +89,8 @@ def _picture(data: bytes, page: tifffile.TiffPage, limit: int) -> Picture:
     pixels, own = _pixels(data, page, limit)
     if page.photometric not in (_WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB, 3, 6):
         metadata.pop("icc_profile", None)  # it describes colours that were converted
-    metadata["compression"] = COMPRESSIONS.get(page.compression, "deflate")
+    # A page that came with loss, as JPEG, is not to lose more: TIFF is what people keep.
+    metadata["compression"] = _NAMES.get(page.compression, "deflate")
     return Picture(upright(pixels, turn), metadata | own)
 
 

@@ -223,6 +223,33 @@ def test_a_training_folder_names_what_it_skips(place, tmp_path_factory, case):
         check_message(line)
 
 
+@pytest.mark.parametrize("name", ["add-noise", "denoise"])
+def test_every_kind_goes_through_the_commands(place, tiny, capsys, name):
+    folder = fresh(place)
+    (folder / "in").mkdir()
+    files = {**pictures(), **{f"{kind}.tif": content for kind, content in paged().items()}}
+    for number, (file, content) in enumerate(files.items()):
+        (folder / "in" / f"{number}_{file}").write_bytes(content)
+    (folder / "in" / "deep_named.jpg").write_bytes(pictures()["deep.png"])
+    options = ("--sigma", 5) if name == "add-noise" else ()
+    code, errors = command(capsys, name, folder / "in", "--output", folder / "out", *options)
+    assert code == 1
+    assert "deep_named.jpg: can't be written as" in errors
+    assert "--format png" in errors
+    assert len(errors.splitlines()) == 2, errors
+    for path in find_pictures(folder / "in"):
+        if path.name == "deep_named.jpg":
+            continue
+        result = (folder / "out" / path.name).with_suffix(output_suffix(path))
+        for before, after in zip(read_pages(path), read_pages(result), strict=True):
+            expected = before.pixels
+            if path.suffix in (".webp", ".avif"):
+                expected = as_webp_keeps_it(expected)
+            assert after.pixels.shape == expected.shape, path
+            assert after.pixels.dtype == expected.dtype
+            assert after.metadata.get("icc_profile") == before.metadata.get("icc_profile")
+
+
 ODD_NAMES = [
     "schön.png",
     "two words.png",

@@ -151,11 +151,17 @@ def test_profiles_follow_the_colours(tmp_path):
         assert b"of other colours" not in result
         assert picture.pixels.shape == SMOOTH.shape
         assert np.abs(picture.pixels.astype(int) - SMOOTH).mean() < 12
-    # A profile for RGB on a picture that is gray by now.
-    gray = Picture(PIXELS[..., 0], {"icc_profile": PROFILE})
-    write_picture(tmp_path / "gray.png", gray)
-    with Image.open(tmp_path / "gray.png") as image:
-        assert "icc_profile" not in image.info
+    gray_profile = PROFILE[:16] + b"GRAY" + PROFILE[20:]
+    for array, profile, kept in (
+        (PIXELS, PROFILE, True),
+        (PIXELS[..., 0], PROFILE, True),  # many have it so
+        (PIXELS[..., 0], gray_profile, True),
+        (PIXELS, gray_profile, False),
+        (PIXELS, PROFILE[:16] + b"CMYK" + PROFILE[20:], False),
+    ):
+        write_picture(tmp_path / "p.png", Picture(array, {"icc_profile": profile}))
+        with Image.open(tmp_path / "p.png") as image:
+            assert image.info.get("icc_profile") == (profile if kept else None)
 
 
 def test_a_transparent_colour_stays_one_at_any_depth(tmp_path):
@@ -275,3 +281,10 @@ def test_directories_survive_packing():
         assert found == order
         assert read_exif(pack_exif(directory, order)) == (directory, order)
         assert pack_directory({}, order, 8) == bytes(6)
+
+
+def test_a_tiff_that_came_with_loss_loses_no_more(tmp_path):
+    picture, result = through(tmp_path, saved(SMOOTH, "TIFF", compression="jpeg"), ".tif")
+    np.testing.assert_array_equal(read_picture(tmp_path / "b.tif").pixels, picture.pixels)
+    with Image.open(io.BytesIO(result)) as image:
+        assert image.info["compression"] == "tiff_adobe_deflate"
