@@ -236,13 +236,12 @@ def _apply(
     function: Callable[[np.ndarray, int], np.ndarray], pixels: np.ndarray, index: int, source: Path
 ) -> np.ndarray:
     """`function(pixels, index)`, with errors that name the file."""
-    from sa_flax.pictures import from_unit, to_unit
+    from sa_flax.pictures import on_colours
 
     try:
         if pixels.dtype in (np.uint8, np.uint16):
             return function(pixels, index)
-        unit, scale = to_unit(pixels)
-        return from_unit(function(unit, index), scale)
+        return on_colours(lambda unit: function(unit, index), pixels)
     except InputError as error:
         raise InputError(f"{source}: {error}") from error
     except (MemoryError, RuntimeError) as error:

@@ -18,7 +18,14 @@ from sa_flax.pictures.files import (
 )
 from sa_flax.pictures.formats import SUFFIXES
 from sa_flax.pictures.picture import Picture
-from sa_flax.pictures.values import from_unit, side_by_side, split_alpha, to_channels, to_unit
+from sa_flax.pictures.values import (
+    from_unit,
+    on_colours,
+    side_by_side,
+    split_alpha,
+    to_channels,
+    to_unit,
+)
 
 __all__ = [
     "SUFFIXES",
@@ -28,6 +35,7 @@ __all__ = [
     "decode_rgb8",
     "find_pictures",
     "from_unit",
+    "on_colours",
     "output_suffix",
     "read_pages",
     "read_picture",

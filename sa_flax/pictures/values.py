@@ -1,6 +1,6 @@
 """The values of pictures: unit range, alpha, channels, pictures side by side."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -75,6 +75,21 @@ def split_alpha(pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """
     colours = pixels.shape[-1] - (pixels.shape[-1] in (2, 4))
     return pixels[..., :colours], pixels[..., colours:]
+
+
+def on_colours(function: Callable[[np.ndarray], np.ndarray], pixels: np.ndarray) -> np.ndarray:
+    """A picture of any kind through a function of unit values; alpha stays bit for bit.
+
+    Args:
+      function: takes and returns (H, W, C) float32 in [0, 1], C 1 or 3.
+      pixels: (H, W) or (H, W, C), C 1 to 4, whose range is that of its colours (`span`).
+
+    Raises InputError as `span` and `from_unit` do.
+    """
+    colour, alpha = split_alpha(pixels[..., None] if pixels.ndim == 2 else pixels)
+    unit, scale = to_unit(colour)
+    result = from_unit(function(unit), scale)
+    return np.concatenate([result, alpha], axis=-1).reshape(pixels.shape)
 
 
 def to_channels(rgb: np.ndarray, channels: int) -> np.ndarray:

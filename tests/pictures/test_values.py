@@ -4,7 +4,14 @@ import numpy as np
 import pytest
 
 from sa_flax.errors import InputError
-from sa_flax.pictures import from_unit, side_by_side, split_alpha, to_channels, to_unit
+from sa_flax.pictures import (
+    from_unit,
+    on_colours,
+    side_by_side,
+    split_alpha,
+    to_channels,
+    to_unit,
+)
 
 
 @pytest.mark.parametrize("dtype", ["uint8", "uint16", "int8", "int16", "uint32", "float16"])
@@ -66,6 +73,34 @@ def test_alpha_is_split_off():
         colour, alpha = split_alpha(pixels)
         assert colour.shape[-1] == colours
         np.testing.assert_array_equal(np.concatenate([colour, alpha], -1), pixels)
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "uint16", "int16", "float32"])
+@pytest.mark.parametrize("channels", [None, 1, 2, 3, 4])
+def test_functions_of_unit_values_see_colours_only(dtype, channels):
+    rng = np.random.default_rng(0)
+    shape = (5, 6) if channels is None else (5, 6, channels)
+    pixels = (rng.random(shape) * 100).astype(dtype)
+    if channels in (2, 4) and dtype == "float32":
+        pixels[..., -1] = rng.random((5, 6)) / 7  # alpha has another range than the colours
+    seen = []
+
+    def function(unit):
+        seen.append(unit.shape[-1])
+        assert unit.dtype == np.float32
+        assert unit.max() <= 1
+        return unit * 0.5
+
+    result = on_colours(function, pixels)
+    assert seen == [{None: 1, 1: 1, 2: 1, 3: 3, 4: 3}[channels]]
+    assert result.shape == shape
+    assert result.dtype == pixels.dtype
+    if channels in (2, 4):
+        np.testing.assert_array_equal(result[..., -1], pixels[..., -1])
+        result, pixels = result[..., :-1], pixels[..., :-1]
+    np.testing.assert_allclose(
+        result, pixels * 0.5, atol=0 if dtype == "float32" else 0.51, rtol=1e-6
+    )
 
 
 def test_channels_and_rows_of_pictures():
