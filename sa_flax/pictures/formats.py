@@ -57,7 +57,18 @@ class Format:
 
 
 _DEEP = ("uint8", "uint16")
-_ALL = (*_DEEP, "uint32", "int8", "int16", "int32", "float16", "float32", "float64")
+_ALL = (
+    *_DEEP,
+    "uint32",
+    "uint64",
+    "int8",
+    "int16",
+    "int32",
+    "int64",
+    "float16",
+    "float32",
+    "float64",
+)
 _RAW = (
     ".dng",
     ".cr2",

@@ -60,7 +60,9 @@ def open_image(data: bytes, kind: str, limit: int) -> Image.Image:
                 "it into parts."
             ) from error
         except Image.UnidentifiedImageError as error:
-            raise InputError("not a readable picture (its header is damaged).") from error
+            raise InputError(
+                "not a readable picture (its header is damaged, or it is of a rare kind)."
+            ) from error
     check_size(*image.size, limit)
     return image
 

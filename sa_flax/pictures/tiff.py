@@ -31,6 +31,7 @@ _WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB, _CMYK = 0, 1, 2, 5
 _RAW = (32803, 34892)
 _BY_TIFFFILE = {1, 8, 32773, 32946, 34925}
 _BY_PILLOW = {5: "lzw", 50000: "zstd"}
+_WHOLE_BY_PILLOW = {2, 3, 4, 6, 7}
 _NAMES = {1: "none", 8: "deflate", 32946: "deflate", 32773: "packbits", 34925: "lzma"} | _BY_PILLOW
 # A page like the first but of at most so many pixels a side is its thumbnail, said or not.
 _THUMBNAIL = 256
@@ -116,27 +117,28 @@ def _resolution(directory: Directory, order: str) -> tuple[float, float] | None:
 def _pixels(data: bytes, page: tifffile.TiffPage, limit: int) -> tuple[np.ndarray, dict[str, Any]]:
     """The page's pixels, and what is noted of how they were stored."""
     known = page.photometric in (_WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB)
-    deep = page.bitspersample in (16, 32, 64)
+    deep = page.bitspersample in (*range(9, 17), 32, 64)
     if page.photometric in _RAW:
         raise InputError("holds a camera's raw data; with the suffix .dng it can be read.")
     ours = (known and (page.bitspersample == 8 or deep)) or (page.photometric == _CMYK and deep)
     if ours and page.compression in _BY_TIFFFILE | _BY_PILLOW.keys():
         with one_error():
             array = _array(data, page)
-        return _arranged(array, page)
-    if page.bitspersample > 16 or (page.samplesperpixel > 1 and page.bitspersample > 8):
+        pixels, own = _arranged(array, page)
+        return (
+            _widened(pixels, page.bitspersample) if 8 < page.bitspersample < 16 else pixels
+        ), own
+    rare = page.compression not in _BY_TIFFFILE | _BY_PILLOW.keys() | _WHOLE_BY_PILLOW
+    if rare or page.bitspersample > 16 or (page.samplesperpixel > 1 and page.bitspersample > 8):
         if known or page.photometric == _CMYK:
             with one_error():
                 array = _by_other_packages(page)
             return _arranged(array, page)
         raise InputError(
-            f"has {page.bitspersample} bits in colours of the kind {_name(page.photometric)}; save "
-            "it as RGB."
+            f"has {page.bitspersample} bits in colours of the kind {_name(page.photometric)} and "
+            f"the compression {_name(page.compression)}; save it as RGB."
         )
-    pixels = pixels_of(open_image(_page_alone(data, page), "TIFF", limit))
-    if pixels.dtype == np.uint16 and 8 < page.bitspersample < 16:
-        return _widened(pixels, page.bitspersample), {}
-    return pixels, {}
+    return pixels_of(open_image(_page_alone(data, page), "TIFF", limit)), {}
 
 
 def _name(value: Any) -> str:
@@ -161,8 +163,6 @@ def _array(data: bytes, page: tifffile.TiffPage) -> np.ndarray:
     Raises:
       ValueError: where strips are missing or too short.
     """
-    name = _BY_PILLOW.get(page.compression)
-    floating = page.predictor == 3
     offsets, counts = page.dataoffsets, page.databytecounts
     wanted = int(np.prod(page.chunked))
     if len(offsets) < wanted or any(
@@ -170,43 +170,53 @@ def _array(data: bytes, page: tifffile.TiffPage) -> np.ndarray:
         for offset, count in zip(offsets[:wanted], counts[:wanted], strict=False)
     ):
         raise ValueError("it is cut short")
-    if page.dtype is None:
-        raise ValueError(f"numbers of {page.bitspersample} bits of an unknown kind")
-    if name is None and not floating:
+    odd = page.bitspersample % 8 != 0
+    if page.dtype is None or (odd and (page.predictor != 1 or page.dtype != np.uint16)):
+        raise ValueError(f"numbers of {page.bitspersample} bits, stored in a rare way")
+    if page.compression in _BY_TIFFFILE and page.predictor != 3 and not odd:
         return page.asarray(maxworkers=1, squeeze=False)
-    decode = tifffile.TIFF.DECOMPRESSORS[page.compression] if name is None else None
-    compression, predictor = page.compression, page.predictor
-    # tifffile does the rest: it gets what was unpacked, in a wrapping that it knows.
+    segments = [data[offsets[i] : offsets[i] + counts[i]] for i in range(wanted)]
+    return _unwrapped(segments, page)
+
+
+def _unwrapped(segments: list[bytes], page: tifffile.TiffPage) -> np.ndarray:
+    """`_array` for what tifffile can't do alone: it is told that the page is stored in a way that
+    it knows, and gets its strips or tiles so."""
+    compression, predictor, bits = page.compression, page.predictor, page.bitspersample
     page.compression = tifffile.COMPRESSION.ADOBE_DEFLATE
-    if floating:
+    if predictor == 3:
         page.predictor = tifffile.PREDICTOR.NONE
+    if bits % 8:
+        page.bitspersample = 16
     out = np.empty(page.shaped, page.dtype)
     try:
-        for index in range(wanted):
-            segment = data[offsets[index] : offsets[index] + counts[index]]
-            _, place, shape = page.decode(None, index)
-            rows = shape[0] * (
-                shape[1] if page.is_tiled else min(shape[1], out.shape[2] - place[2])
-            )
-            length = rows * shape[2] * shape[3] * page.dtype.itemsize
-            unpacked = decode(segment) if decode else _unpack(segment, compression, length)
+        for index, segment in enumerate(segments):
+            _, (apart, depth, top, left, _), shape = page.decode(None, index)
+            high = shape[1] if page.is_tiled else min(shape[1], out.shape[2] - top)
+            rows, width, samples = shape[0] * high, shape[2], shape[3]
+            length = rows * -(-width * samples * bits // 8)
+            unpacked = _unpack(segment, compression, length)[:length]
             if len(unpacked) < length:
                 raise ValueError("it is cut short")
-            if floating:
-                unpacked = _floats(unpacked[:length], page, rows, shape[2], shape[3])
-            decoded, place, _ = page.decode(zlib.compress(unpacked, 0), index)
-            apart, depth, top, left, _ = place
-            block = np.asarray(decoded)
+            if predictor == 3:
+                unpacked = _floats(unpacked, page, rows, width, samples)
+            elif bits % 8:
+                unpacked = _whole_numbers(unpacked, page, bits, rows)
+            block = np.asarray(page.decode(zlib.compress(unpacked, 0), index)[0])
             there = out[apart, depth : depth + 1, top : top + block.shape[1]]
             there = there[:, :, left : left + block.shape[2]]
             there[:] = block[:, : there.shape[1], : there.shape[2]]
     finally:
-        page.compression, page.predictor = compression, predictor
+        page.compression, page.predictor, page.bitspersample = compression, predictor, bits
     return out
 
 
 def _unpack(packed: bytes, compression: int, length: int) -> bytes:
-    """`length` bytes that were packed as TIFF strips are, by Pillow: one long row of gray."""
+    """`length` bytes that were packed as TIFF strips are; by Pillow, as one long row of gray."""
+    if compression == 1:
+        return packed
+    if compression in _BY_TIFFFILE:
+        return tifffile.TIFF.DECOMPRESSORS[compression](packed)
     head = 8
     entries: Directory = {
         256: Field(4, struct.pack("<I", length)),
@@ -224,6 +234,16 @@ def _unpack(packed: bytes, compression: int, length: int) -> bytes:
     file = b"II*\0" + struct.pack("<I", head) + pack_directory(entries, "<", head) + packed
     with Image.open(io.BytesIO(file), formats=("TIFF",)) as image:
         return image.tobytes()
+
+
+def _whole_numbers(data: bytes, page: tifffile.TiffPage, bits: int, rows: int) -> bytes:
+    """Numbers of 9 to 15 bits, packed closely in every row, as numbers of 16."""
+    every = np.unpackbits(np.frombuffer(data, np.uint8).reshape(rows, -1), axis=1)
+    numbers = every[:, : every.shape[1] // bits * bits].reshape(rows, -1, bits)
+    if page.is_tiled or every.shape[1] % bits >= 8:
+        raise ValueError(f"numbers of {bits} bits, stored in a rare way")
+    values = numbers.astype(np.uint16) @ (1 << np.arange(bits, dtype=np.uint16)[::-1])
+    return values.astype(page.parent.byteorder + "u2").tobytes()
 
 
 def _floats(data: bytes, page: tifffile.TiffPage, rows: int, width: int, samples: int) -> bytes:
