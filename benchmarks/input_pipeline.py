@@ -30,8 +30,8 @@ from PIL import Image
 from benchmarks import timing
 from sa_flax.config import PRESETS, Config
 from sa_flax.data.builders import PHOTOGRAPHS, Splits, open_splits
-from sa_flax.data.decoding import read_rgb8
 from sa_flax.data.pipeline import Batches, Pictures, training_batches
+from sa_flax.pictures import read_rgb8
 
 SOURCES = ("PNG", "JPEG", "cache")
 

@@ -25,7 +25,7 @@ from typing import Any
 
 import numpy as np
 
-from sa_flax.data.decoding import read_rgb8
+from sa_flax.pictures import read_rgb8
 from sa_flax.xla_flags import tune_cpu
 
 RESULTS = Path(__file__).parent / "results" / "quality.json"

@@ -4,7 +4,6 @@ Exit codes: 0 all done; 1 some files failed (each is named, the others are done)
 itself was wrong.
 """
 
-import contextlib
 import io
 import json
 import os
@@ -17,7 +16,8 @@ from typing import Annotated
 import numpy as np
 import tyro
 
-from sa_flax.errors import InputError, out_of_memory
+from sa_flax.errors import InputError, StorageError, out_of_memory
+from sa_flax.files import write_whole
 from sa_flax.limits import check_level, check_seed
 from sa_flax.xla_flags import tune_cpu
 
@@ -82,12 +82,15 @@ def add_noise(paths: Paths, output: Path, sigma: float, seed: int = 0) -> int:
     check_seed("--seed", seed)
 
     def noisy(pixels: np.ndarray, index: int) -> np.ndarray:
-        top = np.iinfo(pixels.dtype).max
+        top = 1.0 if pixels.dtype.kind == "f" else np.iinfo(pixels.dtype).max
         colours = pixels.shape[-1] - (pixels.shape[-1] in (2, 4)) if pixels.ndim == 3 else None
         colour = pixels[..., :colours]
         noise = np.random.default_rng([seed, index]).normal(0, sigma / 255 * top, colour.shape)
         result = pixels.copy()
-        result[..., :colours] = np.clip(np.round(colour + noise), 0, top).astype(pixels.dtype)
+        noisy_colour = colour + noise
+        if pixels.dtype.kind != "f":
+            noisy_colour = np.round(noisy_colour)
+        result[..., :colours] = np.clip(noisy_colour, 0, top).astype(pixels.dtype)
         return result
 
     return _process(paths, output, noisy)
@@ -114,11 +117,9 @@ def evaluate(
         seed: Fixes the noise.
         json_file: Write the results to this file as well.
     """
-    from sa_flax.data.builders import find_pictures
-    from sa_flax.data.decoding import read_rgb8
-    from sa_flax.data.pipeline import to_channels
     from sa_flax.inference import evaluate as evaluation
     from sa_flax.inference.denoiser import Denoiser
+    from sa_flax.pictures import find_pictures, read_rgb8, to_channels
 
     if not sigma:
         raise InputError("--sigma needs at least one noise level.")
@@ -162,7 +163,7 @@ def evaluate(
     )
     print(f"{evaluation.format_table(rows)}\n({len(pictures)} pictures in {images})")
     if json_file is not None:
-        _write_whole(json_file, json.dumps({"model": model, "results": rows}, indent=2) + "\n")
+        write_whole(json_file, json.dumps({"model": model, "results": rows}, indent=2) + "\n")
     return 1 if failed else 0
 
 
@@ -188,25 +189,9 @@ def port(
     """
     from sa_flax.porting.port import port_checkpoint
 
-    try:
-        port_checkpoint(checkpoint, architecture, output, fold=fold, torch_file=torch_file)
-    except OSError as error:
-        raise InputError(f"{error.filename}: can't be written ({error.strerror}).") from error
+    port_checkpoint(checkpoint, architecture, output, fold=fold, torch_file=torch_file)
     print(f"{checkpoint} -> {output}")
     return 0
-
-
-def _write_whole(path: Path, text: str) -> None:
-    partial = path.with_name(f".{os.getpid()}.partial")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_text(text, encoding="utf-8")
-        partial.replace(path)
-    except OSError as error:
-        raise InputError(f"{path}: can't be written ({error.strerror}).") from error
-    finally:
-        with contextlib.suppress(OSError):
-            partial.unlink()
 
 
 def _quiet(line: str) -> None:
@@ -221,21 +206,25 @@ def _process(
     paths: Sequence[Path], output: Path, function: Callable[[np.ndarray, int], np.ndarray]
 ) -> int:
     """Reads each picture, applies `function(pixels, index)`, writes the result under `output`."""
-    from sa_flax.inference.image_io import Picture, read_picture, write_picture
+    from sa_flax.pictures import Picture, read_pages, what_cannot_be_written, write_pages
 
     failed = 0
     jobs = _jobs(paths, output)
     for index, (source, target) in enumerate(jobs):
         started = time.monotonic()
         try:
-            picture = read_picture(source)
-            pixels = _apply(function, picture.pixels, index, source)
-            write_picture(target, Picture(pixels, picture.metadata))
+            pages = read_pages(source)
+            if reason := what_cannot_be_written(target, pages[0].pixels, pages=len(pages)):
+                raise InputError(f"{source}: can't be written as {target} ({reason}).")
+            results = [_apply(function, page.pixels, index, source) for page in pages]
+            write_pages(
+                target, [Picture(r, p.metadata) for r, p in zip(results, pages, strict=True)]
+            )
         except InputError as error:
             failed += 1
             print(f"sa-flax: {error}", file=sys.stderr)
             continue
-        height, width = pixels.shape[:2]
+        height, width = results[0].shape[:2]
         seconds = time.monotonic() - started
         print(f"{source} -> {target} ({width} x {height}, {seconds:.1f} s)", flush=True)
     if failed:
@@ -247,8 +236,12 @@ def _apply(
     function: Callable[[np.ndarray, int], np.ndarray], pixels: np.ndarray, index: int, source: Path
 ) -> np.ndarray:
     """`function(pixels, index)`, with errors that name the file."""
+    from sa_flax.pictures import on_colours
+
     try:
-        return function(pixels, index)
+        if pixels.dtype in (np.uint8, np.uint16):
+            return function(pixels, index)
+        return on_colours(lambda unit: function(unit, index), pixels)
     except InputError as error:
         raise InputError(f"{source}: {error}") from error
     except (MemoryError, RuntimeError) as error:
@@ -267,7 +260,7 @@ def _jobs(paths: Sequence[Path], output: Path) -> list[tuple[Path, Path]]:
       InputError: where nothing is asked for, a folder is empty, two results would have one name,
         or a result would overwrite an original.
     """
-    from sa_flax.data.builders import find_pictures
+    from sa_flax.pictures import find_pictures, output_suffix
 
     jobs = []
     for path in paths:
@@ -278,6 +271,8 @@ def _jobs(paths: Sequence[Path], output: Path) -> list[tuple[Path, Path]]:
             jobs += [(file, output / file.relative_to(path)) for file in found]
         else:
             jobs.append((path, output / path.name))
+    # Of what isn't written, like GIF, the result has another suffix.
+    jobs = [(s, t.with_suffix(output_suffix(t)) if t.suffix else t) for s, t in jobs]
     if not jobs:
         raise InputError("give at least one picture or folder.")
     if os.path.exists(output) and not os.path.isdir(output):
@@ -307,7 +302,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             stream.reconfigure(errors="backslashreplace")
     try:
         return app.cli(prog="sa-flax", description=__doc__, args=arguments)
-    except InputError as error:
+    except (InputError, StorageError) as error:
         print(f"sa-flax: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:

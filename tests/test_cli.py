@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from sa_flax.cli import main
-from sa_flax.inference.image_io import read_picture
+from sa_flax.pictures import read_picture
 
 
 @pytest.fixture

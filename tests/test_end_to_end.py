@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from sa_flax.data.builders import PHOTOGRAPHS
-from sa_flax.inference.image_io import read_picture
+from sa_flax.pictures import read_picture
 
 ROOT = Path(__file__).parent.parent
 TRAIN = [sys.executable, str(ROOT / "train.py"), "smoke"]

@@ -20,11 +20,10 @@ import numpy as np
 import tensorflow_datasets as tfds
 from PIL import Image
 
-from sa_flax.data.decoding import decode_rgb8, read_rgb8
 from sa_flax.errors import InputError, nearest
+from sa_flax.pictures import SUFFIXES, decode_rgb8, find_pictures, read_rgb8
 
 PHOTOGRAPHS = Path(__file__).parent / "photographs"
-SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp", ".ppm", ".pgm")
 _SPLITS = ("train", "validation", "test")
 
 
@@ -147,28 +146,6 @@ with tfds.core.registered.skip_registration():
             """The name inside the folder; bytes that are no UTF-8 are written as \\xNN."""
             name = os.fsencode(path.relative_to(self.folder))
             return name.decode("utf-8", "backslashreplace")
-
-
-def find_pictures(folder: Path) -> list[Path]:
-    """Files with a picture's suffix in `folder` and below, sorted; hidden ones are left out.
-
-    Links to folders are followed, but no folder is listed twice: a link may lead in a circle.
-    """
-    found: list[Path] = []
-    listed: set[str] = set()
-    for directory, subdirectories, files in os.walk(folder, followlinks=True):
-        place = os.path.realpath(directory)
-        if place in listed:
-            subdirectories.clear()
-            continue
-        listed.add(place)
-        subdirectories[:] = sorted(d for d in subdirectories if not d.startswith("."))
-        found += [
-            Path(directory, file)
-            for file in files
-            if file.lower().endswith(SUFFIXES) and not file.startswith(".")
-        ]
-    return sorted(found)
 
 
 def _split_by_name(folder: Path, paths: list[Path]) -> dict[str, list[Path]]:

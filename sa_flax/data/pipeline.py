@@ -10,12 +10,12 @@ from collections.abc import Iterator, Sequence
 
 import grain
 import numpy as np
-from PIL import Image
 
 from sa_flax.config import DataConfig
 from sa_flax.data.builders import Splits
 from sa_flax.data.transforms import FlipAndRotate, SomeGray, TexturedCrop, too_small
 from sa_flax.errors import InputError, WorkerDiedError
+from sa_flax.pictures import to_channels
 
 
 class Batches(Iterator[np.ndarray]):
@@ -111,13 +111,6 @@ class Pictures(Sequence[np.ndarray]):
 
     def __setstate__(self, state: dict) -> None:
         self.__dict__.update(state, _lock=threading.Lock())
-
-
-def to_channels(rgb: np.ndarray, channels: int) -> np.ndarray:
-    """(H, W, 3) uint8 as it is, or as (H, W, 1) luma."""
-    if channels == 3:
-        return rgb
-    return np.asarray(Image.fromarray(rgb).convert("L"))[..., None]
 
 
 def describe_cache(config: DataConfig) -> str:

@@ -21,6 +21,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save
 
 from sa_flax.errors import InputError, PortingError, nearest
+from sa_flax.files import write_whole
 from sa_flax.models.registry import create_model
 
 CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
@@ -66,7 +67,7 @@ def save_pretrained(
 
     Raises:
       InputError: where `config` does not build this network, or is not JSON.
-      OSError: where the directory can't be written.
+      StorageError: where the directory can't be written.
     """
     abstract = _build(config, "config")
     leaves = {path: leaf.get_value() for path, leaf in model_leaves(model).items()}
@@ -85,21 +86,11 @@ def save_pretrained(
     except (TypeError, ValueError) as error:
         raise InputError(f"config must be JSON: {error}.") from error
     directory = Path(directory)
-    directory.mkdir(parents=True, exist_ok=True)
     arrays = {p: np.array(leaf, dtype or leaf.dtype, order="C") for p, leaf in leaves.items()}
-    _write(directory / WEIGHTS, save(arrays, metadata={"format": "flax"}))
-    _write(directory / CONFIG, text.encode())
+    write_whole(directory / WEIGHTS, save(arrays, metadata={"format": "flax"}))
+    write_whole(directory / CONFIG, text)
     if card is not None:
-        _write(directory / CARD, card.encode())
-
-
-def _write(path: Path, content: bytes) -> None:
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        partial.write_bytes(content)
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+        write_whole(directory / CARD, card)
 
 
 def from_pretrained(

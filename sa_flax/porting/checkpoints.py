@@ -17,6 +17,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save
 
 from sa_flax.errors import InputError
+from sa_flax.files import write_whole
 
 _PICKLED = (".pth", ".pth.tar", ".pt", ".ckpt", ".bin")
 _READABLE = (*_PICKLED, ".safetensors")
@@ -180,21 +181,17 @@ def write_checkpoint(
 
     Raises:
       CheckpointError: for another ending, or where PyTorch is needed and not installed.
+      StorageError: where the file can't be written.
     """
     path = Path(path)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     ending = path.name.lower()
-    try:
-        if ending.endswith(".safetensors"):
-            contiguous = {name: np.array(a, order="C") for name, a in arrays.items()}
-            # Not save_file, which makes files that only their owner can read.
-            partial.write_bytes(save(contiguous, metadata={"format": layout}))
-        elif ending.endswith((".pth", ".pt")):
-            torch = _import_torch(path)
-            tensors = {name: torch.from_numpy(np.array(a)) for name, a in arrays.items()}
-            torch.save(tensors, partial)
-        else:
-            raise CheckpointError(f"{path}: can write .safetensors, .pth and .pt only.")
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+    if ending.endswith(".safetensors"):
+        contiguous = {name: np.array(a, order="C") for name, a in arrays.items()}
+        # Not save_file, which makes files that only their owner can read.
+        write_whole(path, save(contiguous, metadata={"format": layout}))
+    elif ending.endswith((".pth", ".pt")):
+        torch = _import_torch(path)
+        tensors = {name: torch.from_numpy(np.array(a)) for name, a in arrays.items()}
+        write_whole(path, lambda file: torch.save(tensors, file))
+    else:
+        raise CheckpointError(f"{path}: can write .safetensors, .pth and .pt only.")

@@ -3,7 +3,6 @@
 import json
 import sys
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,8 @@ import tensorboardX
 from matplotlib.figure import Figure
 from PIL import Image
 from tqdm import tqdm
+
+from sa_flax.files import write_whole
 
 METRICS = "metrics.jsonl"
 
@@ -38,9 +39,7 @@ class RunLog:
     def __init__(self, run: Path, *, steps: int, start: int = 0):
         self.path = run / METRICS
         kept = [entry for entry in read_metrics(run) if entry["step"] <= start]
-        replacement = self.path.with_suffix(".tmp")
-        replacement.write_text("".join(json.dumps(entry) + "\n" for entry in kept))
-        replacement.replace(self.path)
+        write_whole(self.path, "".join(json.dumps(entry) + "\n" for entry in kept))
         self._file = self.path.open("a", buffering=1)
         self._board = tensorboardX.SummaryWriter(
             str(run / "tensorboard"), purge_step=start + 1, flush_secs=10
@@ -162,22 +161,9 @@ def _minutes(seconds: float) -> str:
     return f"{int(seconds) // 60}:{int(seconds) % 60:02d}"
 
 
-def side_by_side(pictures: Sequence[np.ndarray], *, gap: int = 4) -> np.ndarray:
-    """Float pictures (H, W, C) in [0, 1], clipped and put in a row: (H, W', 3) uint8."""
-    columns = []
-    for picture in pictures:
-        shown = np.round(np.clip(picture, 0, 1) * 255).astype(np.uint8)
-        columns.append(np.repeat(shown, 3 // shown.shape[-1], axis=-1))
-        columns.append(np.full((shown.shape[0], gap, 3), 255, np.uint8))
-    return np.concatenate(columns[:-1], axis=1)
-
-
 def save_png(path: Path, picture: np.ndarray) -> None:
     """Writes a (H, W, 3) uint8 picture, whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
-    Image.fromarray(picture).save(temporary, "PNG")
-    temporary.replace(path)
+    write_whole(path, lambda file: Image.fromarray(picture).save(file, "PNG"))
 
 
 def save_learning_curve(run: Path) -> Path:
@@ -194,7 +180,7 @@ def save_learning_curve(run: Path) -> Path:
         if psnr_axes.lines:  # not so where a run was stopped before its first validation
             psnr_axes.legend(loc="center right")
         path = run / "learning_curve.png"
-        figure.savefig(path, dpi=150)
+        write_whole(path, lambda file: figure.savefig(file, format="png", dpi=150))
     return path
 
 

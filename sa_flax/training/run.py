@@ -22,9 +22,11 @@ from sa_flax.config import Config
 from sa_flax.data.builders import Splits
 from sa_flax.data.pipeline import describe_cache
 from sa_flax.errors import DivergedError
+from sa_flax.files import write_whole
 from sa_flax.inference import evaluate
 from sa_flax.inference.denoiser import Denoiser
 from sa_flax.noise import Noise
+from sa_flax.pictures import side_by_side
 from sa_flax.training import logs, processes
 from sa_flax.training.checkpoint import Checkpoints
 from sa_flax.training.network import save_network
@@ -187,7 +189,7 @@ class Run:
             clean = picture.astype(np.float32) / 255
             noisy, sigma = evaluate.noisy_version(clean, noises[title], seed=0, index=index)
             name = f"picture{index}_{title.replace(' ', '')}"
-            shown = logs.side_by_side([noisy, denoiser.method(noisy, sigma), clean])
+            shown = side_by_side([noisy, denoiser.method(noisy, sigma), clean])
             logs.save_png(self.output / "samples" / folder / f"{name}.png", shown)
             if folder != "test":
                 self._log.picture(self.step, name, shown)
@@ -211,10 +213,7 @@ class Run:
             "peak_memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
             **versions(),
         }
-        path = output / "evaluation.json"
-        temporary = path.with_suffix(".tmp")
-        temporary.write_text(json.dumps(results, indent=2) + "\n")
-        temporary.replace(path)
+        write_whole(output / "evaluation.json", json.dumps(results, indent=2) + "\n")
         print(f"pictures (noisy | denoised | clean): {output}/samples, {output}/learning_curve.png")
         print(f"logs: {output}/metrics.jsonl, tensorboard --logdir {output}/tensorboard")
         print(f"\nnext: sa-flax denoise YOUR_PICTURE.jpg --model {output} --output denoised")

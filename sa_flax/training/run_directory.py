@@ -16,6 +16,7 @@ import orbax.checkpoint as ocp
 
 from sa_flax.config import CHANGEABLE, Config, differences, from_json, to_json, validate
 from sa_flax.errors import InputError
+from sa_flax.files import write_whole
 from sa_flax.training.provenance import versions
 
 CHECKPOINTS = "checkpoints"
@@ -87,9 +88,7 @@ def claim(output: Path, config: Config, *, resume: bool) -> Iterator[list[str]]:
             "--output."
         ) from error
     try:
-        temporary = earlier.with_suffix(".tmp")
-        temporary.write_text(to_json(config))
-        temporary.replace(earlier)
+        write_whole(earlier, to_json(config))
         with (output / STARTS).open("a") as log:
             now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
             entry = {"time": now, "command": shlex.join(sys.argv), **versions()}
@@ -165,9 +164,7 @@ def newest_valid(
 def write_checksums(checkpoint: Path) -> None:
     """Notes the SHA-256 of every file of a finished checkpoint, in checksums.json beside them."""
     sums = {str(path.relative_to(checkpoint)): _sha256(path) for path in _files(checkpoint)}
-    temporary = checkpoint / f".{CHECKSUMS}.tmp"
-    temporary.write_text(json.dumps(sums, indent=1) + "\n")
-    temporary.replace(checkpoint / CHECKSUMS)
+    write_whole(checkpoint / CHECKSUMS, json.dumps(sums, indent=1) + "\n")
 
 
 def damage(checkpoint: Path) -> str:

@@ -9,10 +9,11 @@ import pytest
 from PIL import Image
 
 from sa_flax.config import DataConfig
-from sa_flax.data.builders import PHOTOGRAPHS, decode_rgb8, find_pictures, open_splits
-from sa_flax.data.pipeline import Pictures, check_sizes, to_channels, training_batches
+from sa_flax.data.builders import PHOTOGRAPHS, open_splits
+from sa_flax.data.pipeline import Pictures, check_sizes, training_batches
 from sa_flax.data.transforms import FlipAndRotate, TexturedCrop
 from sa_flax.errors import InputError
+from sa_flax.pictures import decode_rgb8, find_pictures, to_channels
 
 CONFIG = DataConfig(crop=16, batch_size=4)
 

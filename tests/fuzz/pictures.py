@@ -6,7 +6,11 @@ import struct
 import zlib
 
 import numpy as np
+import tifffile
 from PIL import Image
+
+from sa_flax.pictures import Picture
+from sa_flax.pictures.tiff_writer import write as write_tiff
 
 HEIGHT, WIDTH = 9, 7
 
@@ -29,26 +33,74 @@ def png(width: int, height: int, bits: int, colour: int, rows: bytes) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + parts
 
 
-def deep_tiff() -> bytes:
-    """A TIFF file of one pixel with 16 bits in each of three channels."""
-    # (tag, type (3: 16 bits, 4: 32 bits), count, value); 134 is where the three numbers 16 stand.
-    fields = [
-        (256, 3, 1, 1),
-        (257, 3, 1, 1),
-        (258, 3, 3, 134),
-        (259, 3, 1, 1),
-        (262, 3, 1, 2),
-        (273, 4, 1, 140),
-        (277, 3, 1, 3),
-        (278, 3, 1, 1),
-        (279, 4, 1, 6),
-        (284, 3, 1, 1),
-    ]
-    entries = b"".join(struct.pack("<HHII", *field) for field in fields)
-    directory = struct.pack("<H", len(fields)) + entries + struct.pack("<I", 0)
-    head = b"II*\0" + struct.pack("<I", 8) + directory
-    assert len(head) == 134
-    return head + struct.pack("<HHH", 16, 16, 16) + bytes(6)
+# What numbers the files hold whose names begin so; all others hold uint8.
+KINDS = {"deep": np.uint16, "float": np.float32, "signed": np.int16}
+
+
+def deep_png(colour: int) -> bytes:
+    channels = {2: 3, 4: 2, 6: 4}[colour]
+    values = np.random.default_rng(colour).integers(0, 256, (HEIGHT, WIDTH * channels * 2))
+    rows = np.concatenate([np.zeros((HEIGHT, 1)), values], axis=1).astype(np.uint8)
+    return png(WIDTH, HEIGHT, 16, colour, rows.tobytes())
+
+
+def tiff(array: np.ndarray, compression: str) -> bytes:
+    """By the writer that is tested elsewhere against other readers."""
+    file = io.BytesIO()
+    write_tiff(file, Picture(array, {"compression": compression}), None)
+    return file.getvalue()
+
+
+def tifffile_bytes(array: np.ndarray, **options) -> bytes:
+    file = io.BytesIO()
+    photometric = "rgb" if 3 in array.shape else "minisblack"
+    bigtiff = options.pop("bigtiff", False)
+    with tifffile.TiffWriter(file, bigtiff=bigtiff) as writer:
+        writer.write(array, photometric=photometric, **options)
+    return file.getvalue()
+
+
+def five_channels() -> bytes:
+    file = io.BytesIO()
+    array = np.zeros((HEIGHT, WIDTH, 5), np.uint16)
+    tifffile.imwrite(file, array, photometric="minisblack", planarconfig="contig")
+    return file.getvalue()
+
+
+def giant_tiff() -> bytes:
+    """A file of a few bytes that claims many pixels."""
+    content = bytearray(tiff(np.zeros((2, 2), np.uint16), "deflate"))
+    (start,) = struct.unpack_from("<I", content, 4)
+    for entry in range(start + 2, start + 26, 12):  # width and height come first
+        content[entry + 8 : entry + 12] = struct.pack("<I", 60_000)
+    return bytes(content)
+
+
+@functools.cache
+def paged() -> dict[str, bytes]:
+    """Name -> TIFF file of two pages, and with others that are none."""
+    rng = np.random.default_rng(0)
+    one, two = (
+        Image.fromarray(rng.integers(0, 256, (HEIGHT, WIDTH, 3), np.uint8)) for _ in range(2)
+    )
+    files = {"plain": encoded(one, "TIFF", save_all=True, append_images=[two])}
+    files["compressed"] = encoded(
+        one, "TIFF", save_all=True, append_images=[two], compression="tiff_lzw"
+    )
+    for marked in (True, False):
+        file = io.BytesIO()
+        with tifffile.TiffWriter(file) as writer:
+            for array in (np.asarray(one), np.asarray(two)):
+                writer.write(array, photometric="rgb", metadata=None)
+            small = np.asarray(one)[::3, ::3][:3, :2]
+            writer.write(small, photometric="rgb", metadata=None, subfiletype=1 if marked else 0)
+        files[f"thumbnail, {'marked' if marked else 'not marked'}"] = file.getvalue()
+    deep = io.BytesIO()
+    tifffile.imwrite(
+        deep, rng.random((2, HEIGHT, WIDTH)).astype(np.float32), photometric="minisblack"
+    )
+    files["stack"] = deep.getvalue()
+    return files
 
 
 @functools.cache
@@ -82,7 +134,25 @@ def pictures() -> dict[str, bytes]:
         "progressive.jpg": encoded(rgb, "JPEG", progressive=True),
         "with_preview.jpg": encoded(rgb, "MPO", save_all=True, append_images=[gray]),
         "still.gif": encoded(palette, "GIF"),
+        "lossless.webp": encoded(rgb, "WEBP", lossless=True),
+        "rgb.avif": encoded(rgb, "AVIF"),
+        "text.ppm": b"P3\n# so\n7 9\n255\n" + b" 7" * 189,
+        "deep_text.ppm": b"P2\n7 9\n1023\n" + b" 700" * 63,
+        "deep.ppm": b"P6 7 9 4095\n" + (np.arange(189) * 21).astype(">u2").tobytes(),
+        "deep_alpha.png": deep_png(6),
+        "deep_colour.png": deep_png(2),
+        "deep_gray_alpha.png": deep_png(4),
+        "big.tif": tifffile_bytes(np.asarray(rgb), bigtiff=True),
+        "planar.tif": tifffile_bytes(np.moveaxis(np.asarray(rgb), -1, 0), planarconfig="separate"),
+        "tiled.tif": tifffile_bytes(np.asarray(rgb), tile=(16, 16)),
     }
+    for dtype, name in ((np.uint16, "deep"), (np.float32, "float"), (np.int16, "signed")):
+        for shape in ((HEIGHT, WIDTH), (HEIGHT, WIDTH, 3), (HEIGHT, WIDTH, 4)):
+            for compression in ("none", "deflate", "lzw"):
+                array = (rng.random(shape) * 30_000).astype(dtype)
+                files[f"{name}_{len(shape)}{shape[-1]}_{compression}.tif"] = tiff(
+                    array, compression
+                )
     for kind, suffix in (("PNG", ".png"), ("JPEG", ".jpg"), ("TIFF", ".tif"), ("WEBP", ".webp")):
         files[f"rgb{suffix}"] = encoded(rgb, kind)
         files[f"upright{suffix}"] = encoded(rgb, kind, exif=exif)
@@ -104,13 +174,11 @@ def refused() -> dict[str, tuple[bytes, str]]:
         "animated.gif": (encoded(rgb, "GIF", **animation), "2 frames"),
         "animated.png": (encoded(rgb, "PNG", **animation), "2 frames"),
         "animated.webp": (encoded(rgb, "WEBP", **animation), "2 frames"),
-        "pages.tif": (encoded(rgb, "TIFF", **animation), "2 frames"),
-        "deep_colour.png": (png(1, 1, 16, 2, bytes(7)), "16-bit colour"),
-        "deep_alpha.png": (png(1, 1, 16, 6, bytes(9)), "16-bit colour"),
-        "deep_colour.tif": (deep_tiff(), "16-bit colour"),
-        "deep_colour.ppm": (b"P6 1 1 65535\n" + bytes(6), "16-bit colour"),
-        "float.tif": (encoded(Image.new("F", (3, 3)), "TIFF"), "floating-point"),
-        "wide_integers.tif": (encoded(Image.new("I", (3, 3), 70_000), "TIFF"), "32-bit"),
+        "half_deep.png": (deep_png(2)[:-40], "not a readable picture"),
+        "half_deep.tif": (tiff(rng.random((9, 7), np.float32), "deflate")[:200], "not a readable"),
+        "short.ppm": (b"P6 3 1 65535\n" + bytes(6), "not a readable picture"),
+        "five.tif": (five_channels(), "5 channels"),
+        "giant.tif": (giant_tiff(), "million pixels"),
         "giant.png": (png(60_000, 60_000, 8, 2, b"x"), "million pixels"),
         "giant.bmp": (b"BM" + struct.pack("<IIIIiiHH", 0, 0, 54, 40, 60_000, 60_000, 1, 24)
                       + bytes(24), "million pixels"),

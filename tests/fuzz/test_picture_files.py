@@ -14,13 +14,22 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from sa_flax.cli import main
-from sa_flax.data.builders import SUFFIXES, find_pictures, open_splits
-from sa_flax.data.decoding import read_rgb8
+from sa_flax.data.builders import open_splits
 from sa_flax.errors import InputError
 from sa_flax.inference.denoiser import Denoiser
-from sa_flax.inference.image_io import read_picture, write_picture
+from sa_flax.pictures import (
+    SUFFIXES,
+    find_pictures,
+    output_suffix,
+    read_pages,
+    read_picture,
+    read_rgb8,
+    what_cannot_be_written,
+    write_pages,
+    write_picture,
+)
 from tests.fuzz.damage import cases, check_message, damaged, refusal, snapshot, untouched
-from tests.fuzz.pictures import HEIGHT, WIDTH, encoded, pictures, refused
+from tests.fuzz.pictures import HEIGHT, KINDS, WIDTH, encoded, paged, pictures, refused
 
 as_root = hasattr(os, "geteuid") and os.geteuid() == 0
 any_damaged_picture = st.sampled_from(sorted(pictures())).flatmap(
@@ -31,6 +40,18 @@ any_damaged_picture = st.sampled_from(sorted(pictures())).flatmap(
 @pytest.fixture(scope="module")
 def place(tmp_path_factory) -> Path:
     return tmp_path_factory.mktemp("pictures")
+
+
+LOSSLESS = (".png", ".tif", ".bmp", ".ppm", ".pgm")
+
+
+def as_webp_keeps_it(pixels: np.ndarray) -> np.ndarray:
+    """In colour, and without an alpha channel that hides nothing."""
+    if pixels.ndim == 2:
+        pixels = pixels[..., None]
+    colours = np.repeat(pixels[..., :1], 3, -1) if pixels.shape[-1] < 3 else pixels[..., :3]
+    hidden = pixels.shape[-1] in (2, 4) and (pixels[..., -1] < 255).any()
+    return np.concatenate([colours, pixels[..., -1:]], -1) if hidden else colours
 
 
 def fresh(place: Path) -> Path:
@@ -59,26 +80,25 @@ def command(capsys, *words) -> tuple[int, str]:
 def test_damaged_files_are_read_and_written_or_refused(place, case):
     name, content = case
     folder = fresh(place)
-    path, copy = folder / name, folder / "out" / f"copy{Path(name).suffix}"
+    path, copy = folder / name, folder / "out" / f"copy{output_suffix(name)}"
     path.write_bytes(content)
 
     def there_and_back():
-        picture = read_picture(path)
-        assert picture.pixels.dtype in (np.uint8, np.uint16)
-        assert picture.pixels.size
-        if copy.suffix not in SUFFIXES:
-            copy_as_png = copy.with_suffix(".png")
-            write_picture(copy_as_png, picture)
+        pages = read_pages(path)
+        for page in pages:
+            assert page.pixels.dtype.kind in "iuf"
+            assert page.pixels.size
+        if what_cannot_be_written(copy, pages[0].pixels, pages=len(pages)):
+            write_pages(copy.with_suffix(".tif"), pages)
             return
-        write_picture(copy, picture)
-        expected = picture.pixels
-        if (
-            copy.suffix == ".webp"
-            and expected.shape[2:] == (4,)
-            and (expected[..., 3] == 255).all()
-        ):
-            expected = expected[..., :3]  # WebP keeps no alpha that hides nothing
-        assert read_picture(copy).pixels.shape == expected.shape
+        write_pages(copy, pages)
+        for page, again in zip(pages, read_pages(copy), strict=True):
+            expected = page.pixels
+            if copy.suffix == ".webp":
+                expected = as_webp_keeps_it(expected)
+            assert again.pixels.shape == expected.shape
+            if copy.suffix in LOSSLESS:
+                np.testing.assert_array_equal(again.pixels, expected)
 
     refusal(there_and_back, names=str(folder))
     refusal(read_rgb8, path, names=str(path))
@@ -95,15 +115,36 @@ def test_whole_files_of_every_kind_are_read(place, name):
     shape = (WIDTH, HEIGHT) if turned else (HEIGHT, WIDTH)
     picture = read_picture(path)
     assert picture.pixels.shape[:2] == shape
-    assert picture.pixels.dtype == (np.uint16 if name.startswith("deep") else np.uint8)
-    assert read_rgb8(path).shape == (*shape, 3)
-    if path.suffix in SUFFIXES:
-        write_picture(path.with_stem("copy"), picture)
-        again = read_picture(path.with_stem("copy"))
-        if path.suffix in (".png", ".bmp", ".ppm", ".tif"):
-            np.testing.assert_array_equal(again.pixels, picture.pixels)
-        assert again.metadata.keys() == picture.metadata.keys()
-        assert ("exif" in picture.metadata) == turned
+    assert picture.pixels.dtype == KINDS.get(name.split("_")[0].split(".")[0], np.uint8)
+    if picture.pixels.dtype in (np.uint8, np.uint16):
+        assert read_rgb8(path).shape == (*shape, 3)
+    else:
+        assert "no fixed range" in refusal(read_rgb8, path, names=str(path))
+    copy = path.with_name("copy" + output_suffix(path))
+    write_picture(copy, picture)
+    again = read_picture(copy)
+    if copy.suffix in LOSSLESS or name in ("rgba.webp", "lossless.webp"):
+        np.testing.assert_array_equal(again.pixels, picture.pixels)
+    assert again.metadata.keys() == picture.metadata.keys()
+    # tifffile notes a resolution and itself.
+    tagged = turned or name in ("big.tif", "planar.tif", "tiled.tif")
+    assert ("exif" in picture.metadata) == tagged
+
+
+def test_pages_are_read_one_by_one_and_thumbnails_are_none(place):
+    path = fresh(place) / "a.tif"
+    for name, content in paged().items():
+        path.write_bytes(content)
+        with pytest.raises(InputError, match=r"a.tif: holds 2 pages"):
+            read_picture(path)
+        pages = read_pages(path)
+        assert [page.pixels.shape[:2] for page in pages] == [(HEIGHT, WIDTH)] * 2, name
+        write_pages(path.with_stem("copy"), pages)
+        for page, again in zip(pages, read_pages(path.with_stem("copy")), strict=True):
+            np.testing.assert_array_equal(page.pixels, again.pixels)
+            assert page.metadata == again.metadata
+        if name != "stack":  # of floats
+            assert read_rgb8(path).shape == (HEIGHT, WIDTH, 3)
 
 
 @pytest.mark.parametrize("name", refused())
@@ -112,8 +153,8 @@ def test_files_that_cannot_be_used_are_refused_with_the_reason(place, name):
     path = fresh(place) / name
     path.write_bytes(content)
     assert reason in refusal(read_picture, path, names=str(path))
-    # Training takes the first frame of an animation, and eight bits of sixteen.
-    if reason not in ("2 frames", "16-bit colour"):
+    # Training takes the first frame of an animation.
+    if reason != "2 frames":
         assert reason in refusal(read_rgb8, path, names=str(path))
     else:
         assert read_rgb8(path).dtype == np.uint8
@@ -182,6 +223,33 @@ def test_a_training_folder_names_what_it_skips(place, tmp_path_factory, case):
         check_message(line)
 
 
+@pytest.mark.parametrize("name", ["add-noise", "denoise"])
+def test_every_kind_goes_through_the_commands(place, tiny, capsys, name):
+    folder = fresh(place)
+    (folder / "in").mkdir()
+    files = {**pictures(), **{f"{kind}.tif": content for kind, content in paged().items()}}
+    for number, (file, content) in enumerate(files.items()):
+        (folder / "in" / f"{number}_{file}").write_bytes(content)
+    (folder / "in" / "deep_named.jpg").write_bytes(pictures()["deep.png"])
+    options = ("--sigma", 5) if name == "add-noise" else ()
+    code, errors = command(capsys, name, folder / "in", "--output", folder / "out", *options)
+    assert code == 1
+    assert "deep_named.jpg: can't be written as" in errors
+    assert "--format png" in errors
+    assert len(errors.splitlines()) == 2, errors
+    for path in find_pictures(folder / "in"):
+        if path.name == "deep_named.jpg":
+            continue
+        result = (folder / "out" / path.name).with_suffix(output_suffix(path))
+        for before, after in zip(read_pages(path), read_pages(result), strict=True):
+            expected = before.pixels
+            if path.suffix in (".webp", ".avif"):
+                expected = as_webp_keeps_it(expected)
+            assert after.pixels.shape == expected.shape, path
+            assert after.pixels.dtype == expected.dtype
+            assert after.metadata.get("icc_profile") == before.metadata.get("icc_profile")
+
+
 ODD_NAMES = [
     "schön.png",
     "two words.png",
@@ -245,7 +313,7 @@ def test_evaluate_leaves_out_what_it_cannot_use(place, tiny, capsys):
     folder = fresh(place)
     Image.new("RGB", (16, 12), "gray").save(folder / "good.png")
     for name, (content, _) in refused().items():
-        if name.startswith(("empty", "giant", "float", "half")):
+        if name.startswith(("empty", "giant", "half.")):
             (folder / name).write_bytes(content)
     Image.new("RGB", (40, 3)).save(folder / "narrow.png")
     words = ("evaluate", "any", "--images", folder, "--sigma", 15, "--json", folder / "result")

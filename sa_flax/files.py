@@ -1,0 +1,123 @@
+"""Files that are written whole or not at all."""
+
+import contextlib
+import errno
+import io
+import itertools
+import os
+import stat
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+from sa_flax.errors import StorageError
+
+Content = str | bytes | Callable[[BinaryIO], object]
+
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+# Paths below these name what is open or plugged in: a name put in their place would mean nothing.
+_THROUGH = ("/dev/", "/proc/")
+_numbers = itertools.count()
+
+
+def write_whole(path: str | os.PathLike[str], writer: Content) -> None:
+    """Writes a file so that whoever looks finds the old content or the new, and never half of it.
+
+    A regular file is written beside its place under another name, brought to the disk, and put in
+    its place, with the old one's permissions. A link stays: the file it leads to is replaced. A
+    pipe or a device (and /dev/stdout, whatever it leads to) is written to, not replaced; nothing
+    goes there before the writer is through. Folders that are missing on the way are made.
+
+    Args:
+      path: where to.
+      writer: the content, or a function that writes it to the binary file that it is given. That
+        file can be read and sought in.
+
+    Raises:
+      StorageError: where the file can't be written, with the reason. What `writer` itself raises,
+        other than OSError, comes through. Nothing is left behind in either case.
+    """
+    path = Path(path)
+    try:
+        if _is_written_through(path):
+            _write_through(path, writer)
+        else:
+            _replace(Path(os.path.realpath(path)), writer)
+    except OSError as error:
+        reason = error.strerror or str(error) or type(error).__name__
+        advice = " Make room and run it again." if error.errno in _NO_ROOM else ""
+        raise StorageError(f"{path}: can't be written ({reason}).{advice}") from error
+
+
+def _is_written_through(path: Path) -> bool:
+    if os.path.abspath(path).startswith(_THROUGH) or os.path.realpath(path).startswith(_THROUGH):
+        return True
+    try:
+        mode = os.stat(path).st_mode
+    except OSError:  # not there yet, or a link to what is not there yet
+        return False
+    return not stat.S_ISREG(mode) and not stat.S_ISDIR(mode)
+
+
+def _write_through(path: Path, writer: Content) -> None:
+    content = io.BytesIO()  # a pipe can't be sought in, which formats of pictures need
+    _put(writer, content)
+    # At the end: standard output may be a file that has something in it.
+    with os.fdopen(os.open(path, os.O_WRONLY | os.O_APPEND), "wb", buffering=0) as file:
+        left = content.getbuffer()
+        while left:
+            left = left[file.write(left) :]
+
+
+def _replace(path: Path, writer: Content) -> None:
+    if path.is_dir():
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+    if path.is_symlink():  # still, after all links were followed
+        raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with _beside(path) as (temporary, file):
+        with file:
+            with contextlib.suppress(OSError):  # no old file, or no permission to change modes
+                os.fchmod(file.fileno(), stat.S_IMODE(path.stat().st_mode))
+            _put(writer, file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    _bring_to_disk(path.parent)
+
+
+@contextlib.contextmanager
+def _beside(path: Path) -> Iterator[tuple[Path, BinaryIO]]:
+    """A new file in the same folder, gone at the end where it was not given another name."""
+    # Not named after the file, whose name may be as long as names can be.
+    while True:
+        temporary = path.with_name(f".{os.getpid()}-{next(_numbers)}.partial")
+        try:
+            file = temporary.open("x+b")
+        except FileExistsError:  # left by a process that was killed and had the same number
+            continue
+        break
+    try:
+        yield temporary, file
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+
+
+def _put(writer: Content, file: BinaryIO) -> None:
+    if isinstance(writer, str):
+        file.write(writer.encode("utf-8"))
+    elif isinstance(writer, bytes):
+        file.write(writer)
+    else:
+        writer(file)
+
+
+def _bring_to_disk(folder: Path) -> None:
+    """So that the new name outlives a loss of power; some file systems can't, which is no fault."""
+    with contextlib.suppress(OSError):
+        number = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(number)
+        finally:
+            os.close(number)

@@ -1,0 +1,51 @@
+"""Picture files: one reader and one writer, for data sets and for the command.
+
+Imports neither JAX nor TFDS.
+"""
+
+from sa_flax.pictures.decoding import decode_rgb8, read_rgb8
+from sa_flax.pictures.files import (
+    LeftOut,
+    Survey,
+    find_pictures,
+    output_suffix,
+    read_pages,
+    read_picture,
+    survey,
+    what_cannot_be_written,
+    write_pages,
+    write_picture,
+)
+from sa_flax.pictures.formats import SUFFIXES
+from sa_flax.pictures.picture import Picture
+from sa_flax.pictures.values import (
+    from_unit,
+    on_colours,
+    side_by_side,
+    split_alpha,
+    to_channels,
+    to_unit,
+)
+
+__all__ = [
+    "SUFFIXES",
+    "LeftOut",
+    "Picture",
+    "Survey",
+    "decode_rgb8",
+    "find_pictures",
+    "from_unit",
+    "on_colours",
+    "output_suffix",
+    "read_pages",
+    "read_picture",
+    "read_rgb8",
+    "side_by_side",
+    "split_alpha",
+    "survey",
+    "to_channels",
+    "to_unit",
+    "what_cannot_be_written",
+    "write_pages",
+    "write_picture",
+]

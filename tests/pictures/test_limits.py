@@ -1,0 +1,90 @@
+"""Limits on what a file may claim: kept before anything is decoded, raised on request."""
+
+import resource
+import struct
+import tracemalloc
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from sa_flax.errors import InputError
+from sa_flax.pictures import Picture, decode_rgb8, read_pages, read_picture, read_rgb8, write_pages
+from sa_flax.pictures.limits import MOST_PIXELS, VARIABLE, most_pixels
+
+SUFFIXES = [".png", ".jpg", ".tif", ".webp", ".bmp", ".pgm", ".avif"]
+
+
+@pytest.fixture
+def restore_pillow(monkeypatch):
+    """Pillow's own limit, which a raised one raises, is for the whole process."""
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", Image.MAX_IMAGE_PIXELS)
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_a_lower_limit_holds_for_every_format(tmp_path, monkeypatch, suffix):
+    path = tmp_path / f"a{suffix}"
+    write_pages(path, [Picture(np.zeros((30, 40), np.uint8), {})])
+    assert read_picture(path, most_pixels=1200).pixels.shape[:2] == (30, 40)
+    for read in (read_picture, read_pages, read_rgb8):
+        with pytest.raises(InputError, match=rf"a{suffix}: claims .*40 x 30 .*{VARIABLE}=1200"):
+            read(path, most_pixels=1199)
+    with pytest.raises(InputError, match="40 x 30"):
+        decode_rgb8(path.read_bytes(), most_pixels=1199)
+    monkeypatch.setenv(VARIABLE, "1199")
+    with pytest.raises(InputError, match="40 x 30"):
+        read_picture(path)
+    assert read_picture(path, most_pixels=1200).pixels.shape[:2] == (30, 40)
+    monkeypatch.setenv(VARIABLE, "1200")
+    read_picture(path)
+
+
+def test_pages_count_together(tmp_path):
+    page = Picture(np.zeros((30, 40), np.uint8), {})
+    write_pages(tmp_path / "a.tif", [page] * 3)
+    assert len(read_pages(tmp_path / "a.tif", most_pixels=3600)) == 3
+    with pytest.raises(InputError, match="3 pages of 40 x 30"):
+        read_pages(tmp_path / "a.tif", most_pixels=3599)
+
+
+def test_a_raised_limit_reaches_pillow(tmp_path, monkeypatch, restore_pillow):
+    path = tmp_path / "a.bmp"
+    write_pages(path, [Picture(np.zeros((300, 400), np.uint8), {})])
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
+    assert read_picture(path, most_pixels=120_000).pixels.shape == (300, 400)
+
+
+@pytest.mark.parametrize("value", ["many", "-5", "0", "1e6", " "])
+def test_a_limit_that_is_none_is_named(tmp_path, monkeypatch, value):
+    monkeypatch.setenv(VARIABLE, value)
+    with pytest.raises(InputError, match=r"SA_FLAX_MOST_PIXELS|at least one pixel"):
+        most_pixels()
+    monkeypatch.delenv(VARIABLE)
+    assert most_pixels() == MOST_PIXELS
+
+
+def test_a_large_claim_costs_no_memory(tmp_path):
+    header = struct.pack(">IIBBBBB", 13_000, 13_000, 16, 6, 0, 0, 0)
+    from tests.pictures.files_by_hand import join_png
+
+    (tmp_path / "a.png").write_bytes(join_png([(b"IHDR", header), (b"IEND", b"")]))
+    huge = struct.pack(">IIBBBBB", 2**31 - 1, 2**31 - 1, 16, 6, 0, 0, 0)
+    (tmp_path / "b.png").write_bytes(join_png([(b"IHDR", huge), (b"IEND", b"")]))
+    tracemalloc.start()
+    for name in ("a.png", "b.png"):
+        with pytest.raises(InputError):
+            read_picture(tmp_path / name)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 50e6
+
+
+def test_a_large_sparse_file_is_refused_by_its_size(tmp_path):
+    path = tmp_path / "a.tif"
+    with path.open("wb") as file:
+        file.write(b"II*\0\x08\0\0\0")
+        file.truncate(8 * 2**30)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(InputError, match=r"a.tif: is 8.6 GB large"):
+        read_picture(path)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000
