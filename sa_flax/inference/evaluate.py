@@ -5,7 +5,9 @@ rounded to 8 bits before it is compared; figures are means over pictures. The no
 fixed by the seed, its place in the set and the level, so that methods see the same noise.
 """
 
+import os
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -22,6 +24,16 @@ Progress = Callable[[str], None]
 
 # The shorter side in pixels of the smallest picture that can be compared: SSIM's window.
 SMALLEST = 11
+
+
+# Rows of the table that no network may be called by.
+NOISY, BASELINE = "noisy", "non-local means"
+
+
+def label(model: str) -> str:
+    """What a network is called in a table: the last part of its name, and as no other row is."""
+    name = Path(os.path.abspath(model)).name
+    return f"network {name}" if name in (NOISY, BASELINE, "") else name
 
 
 def non_local_means(noisy: np.ndarray, sigma: float) -> np.ndarray:
@@ -63,7 +75,7 @@ def evaluate(
 
     Args:
       methods: name -> function of (noisy (H, W, C) float32, sigma in [0, 1] units) that returns the
-        denoised picture. "noisy" itself is always reported besides.
+        denoised picture. "noisy" itself is always reported besides, so none can be called so.
       pictures: clean pictures, (H, W, C) uint8, at least `SMALLEST` pixels high and wide for SSIM.
       sigmas: noise levels on the 0-255 scale.
       seed: fixes the noise.
@@ -71,15 +83,21 @@ def evaluate(
       report: called with a line of progress after each picture.
 
     Returns:
-      One entry per level and method: {"sigma", "method", "psnr" (dB), "ssim", "pictures"}.
+      One entry per level and method: {"sigma", "method", "psnr" (dB), "ssim", "pictures"}. PSNR is
+      infinite where all pictures are equal, as the noisy ones are with sigma 0.
+
+    Raises:
+      ValueError: for a method called "noisy"; `label` gives a name that can't clash.
     """
+    if NOISY in methods:
+        raise ValueError(f"a method can't be called {NOISY!r}, as the input is. See label().")
     rows = []
     for sigma in sigmas:
-        scores: dict[str, list[tuple[float, float]]] = {"noisy": [], **{m: [] for m in methods}}
+        scores: dict[str, list[tuple[float, float]]] = {NOISY: [], **{m: [] for m in methods}}
         for index, picture in enumerate(pictures):
             clean = picture.astype(np.float32) / 255
             noisy = noisy_version(clean, sigma, seed=seed, index=index)
-            scores["noisy"].append(_score(noisy, clean, with_ssim))
+            scores[NOISY].append(_score(noisy, clean, with_ssim))
             for name, method in methods.items():
                 result = np.asarray(method(noisy, sigma / 255), np.float32)
                 rounded = np.round(np.clip(result, 0, 1) * 255) / np.float32(255)
