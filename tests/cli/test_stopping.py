@@ -48,18 +48,19 @@ def pictures(tmp_path) -> Path:
     return tmp_path / "in"
 
 
-def start(command: list[str], **environment: str) -> subprocess.Popen:
-    def hear_signals():  # not so where the tests run in the background of a shell
-        signal.signal(signal.SIGINT, signal.SIG_DFL)
-
-    return subprocess.Popen(
-        [sys.executable, *command],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu", **environment},
-        preexec_fn=hear_signals,
-    )
+def start(command: list[str]) -> subprocess.Popen:
+    before = signal.getsignal(signal.SIGINT)  # ignored where the tests run behind a shell
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        return subprocess.Popen(
+            [sys.executable, *command],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"},
+        )
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def denoise(pictures: Path, seconds: float, *options: str) -> subprocess.Popen:
@@ -78,7 +79,7 @@ def check_whole(folder: Path) -> int:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-@pytest.mark.parametrize("moment", [0.0, 0.013, 0.029, 0.041, 0.067])
+@pytest.mark.parametrize("moment", [0.0, 0.029, 0.067])
 def test_stops_after_the_picture_at_hand(pictures, number, moment):
     process = denoise(pictures, 0.03)
     assert process.stdout.readline()
@@ -120,7 +121,7 @@ def test_a_second_signal_ends_at_once(pictures):
     assert not (pictures.parent / "out").exists()
 
 
-@pytest.mark.parametrize("moment", [0.1, 0.3, 0.6, 1.0, 1.5])
+@pytest.mark.parametrize("moment", [0.1, 0.5, 1.0])
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_before_anything_is_at_hand_it_ends_at_once(pictures, run_directory, number, moment):
     """While JAX is imported and the network is loaded, by the real command."""
