@@ -85,7 +85,7 @@ def run(options: argparse.Namespace, stop: Stop) -> int:
         raise InputError(f"none of the {len(files)} pictures in {images} can be used.")
     methods: dict[str, evaluation.Method] = {}
     if options.baseline:
-        methods["non-local means"] = evaluation.non_local_means
+        methods[evaluation.BASELINE] = evaluation.non_local_means
     methods[evaluation.label(model)] = denoiser.method
     rows = evaluation.evaluate(
         methods,

@@ -4,9 +4,10 @@ import argparse
 from pathlib import Path
 
 from sa_flax.cli._files import discard_unfinished
-from sa_flax.cli.options import Parser, add_words
+from sa_flax.cli.options import Parser, add_words, whole
 from sa_flax.cli.stopping import Stop
 from sa_flax.errors import InputError
+from sa_flax.limits import LARGEST_CHECKPOINT
 
 COMPUTES = True
 
@@ -49,6 +50,14 @@ def parser() -> Parser:
         metavar="FILE",
         help="write the weights under PyTorch's names as well, to this .pth or .safetensors",
     )
+    options.add_argument(
+        "--largest",
+        type=whole(),
+        default=LARGEST_CHECKPOINT // 2**30,
+        metavar="GIB",
+        help="the most memory that a checkpoint may take; told from its headers, before it is read "
+        f"(default: {LARGEST_CHECKPOINT // 2**30})",
+    )
     add_words(options)
     return options
 
@@ -66,6 +75,7 @@ def run(options: argparse.Namespace, stop: Stop) -> int:
                 options.output,
                 fold=options.fold,
                 torch_file=options.torch_file,
+                largest=options.largest * 2**30,
             )
         except OSError as error:
             raise InputError(f"{error.filename}: can't be written ({error.strerror}).") from error

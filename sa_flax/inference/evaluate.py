@@ -30,7 +30,7 @@ SMALLEST = 11
 NOISY, BASELINE = "noisy", "non-local means"
 
 
-def label(model: str) -> str:
+def label(model: str | os.PathLike[str]) -> str:
     """What a network is called in a table: the last part of its name, and as no other row is."""
     name = Path(os.path.abspath(model)).name
     return f"network {name}" if name in (NOISY, BASELINE, "") else name

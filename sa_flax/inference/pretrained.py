@@ -17,6 +17,7 @@ import numpy as np
 from flax import nnx
 
 from sa_flax.errors import InputError, nearest
+from sa_flax.limits import LARGEST_CHECKPOINT
 from sa_flax.models.dncnn import DnCNN, fold_batch_norm
 from sa_flax.models.registry import create_model
 from sa_flax.porting.checkpoints import read_checkpoint, write_checkpoint
@@ -68,8 +69,8 @@ def save_pretrained(
             "arguments that create_model was called with."
         )
     try:
-        text = json.dumps(dict(config), indent=2) + "\n"
-    except TypeError as error:
+        text = json.dumps(dict(config), indent=2, allow_nan=False) + "\n"
+    except (TypeError, ValueError) as error:
         raise InputError(f"config must be JSON: {error}.") from error
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
@@ -114,9 +115,14 @@ def from_pretrained(
         if path in source and source[path].shape != shape
     ]
     misfits += [
-        f"{path}: holds {array.dtype}; parameters are floating-point numbers, and finite"
+        f"{path}: holds {array.dtype}; parameters are floating-point numbers"
         for path, array in source.items()
-        if not jnp.issubdtype(array.dtype, jnp.floating) or not np.isfinite(array).all()
+        if not jnp.issubdtype(array.dtype, jnp.floating)
+    ]
+    misfits += [
+        f"{path}: holds values that are not finite (the training diverged, or the file is damaged)"
+        for path, array in source.items()
+        if jnp.issubdtype(array.dtype, jnp.floating) and not np.isfinite(array).all()
     ]
     if unused or unfilled or misfits:
         raise PortingError(
@@ -138,6 +144,7 @@ def port_checkpoint(
     *,
     fold: bool = False,
     torch_file: str | os.PathLike[str] | None = None,
+    largest: int = LARGEST_CHECKPOINT,
     **options: Any,
 ) -> nnx.Module:
     """Ports a PyTorch checkpoint to a directory that `from_pretrained` reads.
@@ -147,6 +154,7 @@ def port_checkpoint(
       architecture: one of `sa_flax.list_models()`.
       output: the directory to write.
       fold: fold DnCNN's batch norm into its convolutions.
+      largest: the most bytes that the checkpoint may take in memory.
       torch_file: also write the weights under PyTorch's names, to this .pth, .pt or .safetensors.
       **options: as for `porting.from_torch`.
 
@@ -156,7 +164,8 @@ def port_checkpoint(
     Raises:
       InputError, OSError: as `porting.from_torch` and `save_pretrained`.
     """
-    model, chosen = build_from_torch(architecture, source, options)
+    weights = read_checkpoint(source, largest=largest)
+    model, chosen = build_from_torch(architecture, weights, options)
     if fold:
         if not isinstance(model, DnCNN):
             raise InputError(f"only DnCNN's batch norm can be folded; {architecture!r} is none.")
@@ -199,6 +208,8 @@ def _read_config(path: Path) -> dict[str, Any]:
         )
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: is no text in UTF-8, so it is damaged: {error}.") from error
     except (ValueError, RecursionError) as error:
         raise InputError(f"{path}: is not JSON: {error}.") from error
     except OSError as error:

@@ -5,6 +5,7 @@ through `torch.load(weights_only=True)`, which builds tensors and plain containe
 everything else.
 """
 
+import math
 import os
 import pickle
 import warnings
@@ -17,6 +18,8 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save
 
 from sa_flax.errors import InputError
+from sa_flax.limits import LARGEST_CHECKPOINT
+from sa_flax.porting import sizes
 
 _PICKLED = (".pth", ".pth.tar", ".pt", ".ckpt", ".bin")
 _READABLE = (*_PICKLED, ".safetensors")
@@ -53,12 +56,27 @@ def _one_line(error: Exception, limit: int = 200) -> str:
     return text if len(text) <= limit else text[: limit - 3] + "..."
 
 
-def _read_pickled(path: Path) -> Any:
+def _check_size(path: Path, size: int, largest: int) -> None:
+    if size > largest:
+        raise CheckpointError(
+            f"{path}: would take {size / 2**20:,.0f} MiB of memory, and the limit is "
+            f"{largest / 2**20:,.0f} MiB. If you trust it, raise the limit: `sa-flax port "
+            f"--largest {math.ceil(size / 2**30)}`, or read_checkpoint(path, largest=...) in code."
+        )
+
+
+def _read_pickled(path: Path, largest: int) -> Any:
     torch = _import_torch(path)
     try:
+        _check_size(path, sizes.of_zip(path), largest)
         with warnings.catch_warnings():  # about formats; what matters of them becomes an error
             warnings.simplefilter("ignore")
+            # Names and shapes first: on the device "meta" tensors take no memory.
+            described = torch.load(path, map_location="meta", weights_only=True)
+            _check_size(path, sizes.of_tensors(described), largest)
             return torch.load(path, map_location="cpu", weights_only=True)
+    except CheckpointError:
+        raise
     except pickle.UnpicklingError as error:
         raise CheckpointError(
             f"{path}: holds more than tensors and plain containers, or is damaged, and was not "
@@ -73,14 +91,30 @@ def _read_pickled(path: Path) -> Any:
         ) from error
 
 
-def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
+def _read_safetensors(path: Path, largest: int) -> dict[str, np.ndarray]:
     try:
+        _check_size(path, sizes.of_safetensors(path), largest)
         return load_file(path)
-    except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
+    except CheckpointError:
+        raise
+    except MemoryError as error:
+        raise _too_little_memory(path) from error
+    except (SafetensorError, OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise CheckpointError(
             f"{path}: is no safetensors file, or is cut short or damaged.\n"
-            f"  safetensors says: {_one_line(error)}"
+            f"  The reader says: {_one_line(error)}"
         ) from error
+    except BaseException as error:  # a panic of the reader's Rust code, which is no Exception
+        if type(error).__name__ != "PanicException":
+            raise
+        raise _too_little_memory(path) from error
+
+
+def _too_little_memory(path: Path) -> CheckpointError:
+    return CheckpointError(
+        f"{path}: could not be read into memory: is there as much free as its "
+        f"{os.path.getsize(path) / 2**30:.1f} GiB?"
+    )
 
 
 def unwrap(source: Mapping[str, Any]) -> dict[str, Any]:
@@ -143,15 +177,19 @@ def as_arrays(source: Mapping[str, Any], *, origin: str = "the weights") -> dict
     return arrays
 
 
-def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
+def read_checkpoint(
+    path: str | os.PathLike[str], *, largest: int = LARGEST_CHECKPOINT
+) -> dict[str, np.ndarray]:
     """Reads names and arrays from a file, unwrapped, without executing anything in it.
 
     Args:
       path: a .safetensors file, or a .pth, .pth.tar, .pt, .ckpt or .bin file (needs PyTorch 2.6).
+      largest: the most bytes that it may take in memory, which its headers tell.
 
     Raises:
       CheckpointError: where there is no such file, for one of another kind, a damaged one, one
-        that would run code or that holds no weights, and where PyTorch is needed and not installed.
+        that would run code, holds no weights or takes more than `largest`, and where PyTorch is
+        needed and not installed.
     """
     path = Path(path)
     if os.path.isdir(path):
@@ -159,9 +197,9 @@ def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
     if not os.path.exists(path):
         raise CheckpointError(f"{path}: no such file.")
     if path.name.lower().endswith(".safetensors"):
-        return as_arrays(_read_safetensors(path), origin=str(path))
+        return as_arrays(_read_safetensors(path, largest), origin=str(path))
     if path.name.lower().endswith(_PICKLED):
-        content = _read_pickled(path)
+        content = _read_pickled(path, largest)
         if not isinstance(content, Mapping):
             raise CheckpointError(
                 f"{path}: holds a {type(content).__name__}, not a state dict of names and arrays."

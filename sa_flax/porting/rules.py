@@ -149,7 +149,7 @@ class PortingError(InputError):
       unused: source entries that no rule uses.
       unfilled: leaves of the model (or PyTorch names) that nothing fills.
       ambiguous: entries that two rules, or rules and leaves that two entries, lay claim to.
-      misfits: shapes and dtypes that don't fit.
+      misfits: shapes and dtypes that don't fit, and values that are not finite.
     """
 
     def __init__(
@@ -168,7 +168,7 @@ class PortingError(InputError):
             ("used by no rule", self.unused),
             ("filled by nothing", self.unfilled),
             ("claimed twice", self.ambiguous),
-            ("of the wrong shape or kind", self.misfits),
+            ("of the wrong shape or kind, or not finite", self.misfits),
         ):
             if problems:
                 lines.append(f"  {len(problems)} {title}:")
@@ -189,6 +189,13 @@ def _misfit(name: str, array: np.ndarray, path: str, leaf: Leaf, rule: Rule) -> 
     needed = rule.transform.torch_shape(leaf)
     if array.shape != needed:
         return f"{name}: has shape {array.shape}; {path} needs {needed}"
+    with np.errstate(over="ignore"):
+        bad = array.size - int(np.isfinite(np.asarray(array, leaf.dtype)).sum())
+    if bad:
+        return (
+            f"{name}: {bad} of {array.size} values are not finite in {leaf.dtype} (the training "
+            "diverged, or the file is damaged)"
+        )
     return None
 
 
@@ -199,7 +206,7 @@ def to_flax(
 
     Raises:
       PortingError: listing every source entry without a rule, leaf without a source, double claim,
-        and shape that doesn't fit.
+        shape that doesn't fit, and array with values that are not finite.
     """
     unused, ambiguous, misfits = [], [], []
     filled: dict[str, np.ndarray] = {}

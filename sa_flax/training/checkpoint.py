@@ -23,6 +23,7 @@ from sa_flax.inference.run_directory import (
     newest_valid,
     write_checksums,
 )
+from sa_flax.strict_json import finite
 from sa_flax.training import processes
 from sa_flax.training.state import TrainState
 
@@ -70,9 +71,10 @@ class Checkpoints:
         arguments = ocp.args.Composite(
             state=ocp.args.StandardSave(_without_ema(state)),
             ema=ocp.args.StandardSave({"params": state.ema, "rest": state.rest}),
-            progress=ocp.args.JsonSave(progress._asdict()),
+            # Infinity, the PSNR of equal pictures, is no JSON.
+            progress=ocp.args.JsonSave({k: finite(v) for k, v in progress._asdict().items()}),
         )
-        metrics = None if psnr is None else {"psnr": psnr}
+        metrics = None if psnr is None else {"psnr": min(psnr, 999.0)}
         self._require_room(state, progress.step)
         try:
             self._manager.save(progress.step, args=arguments, metrics=metrics)

@@ -3,7 +3,6 @@
 import contextlib
 import datetime
 import importlib.metadata
-import json
 import os
 import platform
 import resource
@@ -19,11 +18,12 @@ import filelock
 import jax
 import numpy as np
 
-from sa_flax.config import CHANGEABLE, Config, differences, from_json, to_json
+from sa_flax import strict_json
+from sa_flax.config import CHANGEABLE, Config, differences, to_json
 from sa_flax.data.builders import Splits
 from sa_flax.data.pipeline import describe_cache
 from sa_flax.errors import DivergedError, InputError
-from sa_flax.inference.run_directory import CHECKPOINTS, CONFIG, Progress
+from sa_flax.inference.run_directory import CHECKPOINTS, CONFIG, Progress, read_config
 
 STARTS = "starts.jsonl"
 
@@ -54,7 +54,7 @@ def claim(output: Path, config: Config, *, resume: bool) -> Iterator[list[str]]:
             f"{output} is not empty and is not a training run's directory. Choose another with "
             "--output."
         )
-    changes = _compare(earlier, config, output) if os.path.isfile(earlier) else []
+    changes = _compare(config, output) if os.path.isfile(earlier) else []
     lock = filelock.FileLock(output / ".lock", timeout=0)
     try:
         output.mkdir(parents=True, exist_ok=True)
@@ -75,7 +75,7 @@ def claim(output: Path, config: Config, *, resume: bool) -> Iterator[list[str]]:
         with (output / STARTS).open("a") as log:
             now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
             entry = {"time": now, "command": shlex.join(sys.argv), **versions()}
-            log.write(json.dumps(entry) + "\n")
+            log.write(strict_json.dumps(entry) + "\n")
         yield changes
     finally:
         lock.release()
@@ -92,8 +92,8 @@ def _checkpoints(output: Path) -> Iterator[Path]:
     )
 
 
-def _compare(earlier: Path, config: Config, output: Path) -> list[str]:
-    changed = differences(from_json(earlier.read_text()), config)
+def _compare(config: Config, output: Path) -> list[str]:
+    changed = differences(read_config(output), config)
     refused = {name: pair for name, pair in changed.items() if name not in CHANGEABLE}
     if refused:
         listing = "\n".join(
@@ -240,7 +240,7 @@ def save_results(
     }
     path = output / "evaluation.json"
     temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(results, indent=2) + "\n")
+    temporary.write_text(strict_json.dumps(results, indent=2) + "\n")
     temporary.replace(path)
 
 
