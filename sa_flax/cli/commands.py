@@ -17,6 +17,7 @@ COMMANDS = {
     "denoise": ("sa_flax.cli.denoise", "denoises picture files, and all pictures in folders"),
     "evaluate": ("sa_flax.cli.evaluate", "measures PSNR and SSIM of a network"),
     "add-noise": ("sa_flax.cli.add_noise", "adds noise to picture files, to try a denoiser on"),
+    "report": ("sa_flax.cli.report", "shows results beside their originals on one HTML page"),
     "port": ("sa_flax.cli.port", "turns PyTorch weights into a network for the others"),
 }
 

@@ -1,6 +1,7 @@
 """`sa-flax denoise`: picture files through a network."""
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from sa_flax.inference.denoiser import Denoiser
+    from sa_flax.inference.image_io import Picture
 
 COMPUTES = True
 FORMATS = "PNG, JPEG, TIFF, WebP, BMP, PPM and PGM"
@@ -57,6 +59,18 @@ def parser() -> Parser:
         help="split the rows of each picture over this many devices, for pictures that one device "
         "has too little memory for (default: 1)",
     )
+    options.add_argument(
+        "--compare",
+        action="store_true",
+        help="write NAME_compare.png beside each result: before, after, the removed noise, and an "
+        "enlarged part of each",
+    )
+    options.add_argument(
+        "--report",
+        type=Path,
+        metavar="FILE",
+        help="write one HTML page of all pictures before and after, with dividers to move",
+    )
     add_results(options)
     add_words(options)
     return options
@@ -93,7 +107,10 @@ def add_results(options: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace, stop: Stop) -> int:
     """Denoises what `options` ask for; returns the exit code."""
-    work.check_report_file("--json", options.json)
+    for option in ("json", "report"):
+        work.check_report_file(f"--{option}", getattr(options, option))
+    if options.output == jobs.STREAM and (options.compare or options.report):
+        raise InputError("--compare and --report need files: give --output FOLDER.")
     plan = jobs.plan(options.paths, options.output, overwrite=options.overwrite)
     denoiser = networks.load(options.model, window=options.window, devices=options.devices)
     name = options.model or networks.default()
@@ -102,9 +119,33 @@ def run(options: argparse.Namespace, stop: Stop) -> int:
         function_of(denoiser, name, options.sigma),
         stop=stop,
         words=work.Words(options.quiet, options.verbose, "denoised"),
+        after=[_write_comparison] if options.compare else [],
+        at_end=None
+        if options.report is None
+        else lambda done: _write_report(options.report, done, name, stop),
         json_file=options.json,
         about={"sa_flax": __version__, "model": name, "sigma": options.sigma},
     )
+
+
+def _write_comparison(source: Path, target: Path, before: "Picture", after: "Picture") -> None:
+    from sa_flax.inference.comparison import compare
+    from sa_flax.inference.image_io import Picture, write_picture
+
+    del source
+    sheet = Picture(compare(before.pixels, after.pixels), {})
+    write_picture(target.with_name(f"{target.stem}_compare.png"), sheet)
+
+
+def _write_report(page: Path, done: Sequence[tuple[str, str]], name: str, stop: Stop) -> None:
+    from sa_flax.cli.report import write_page
+    from sa_flax.inference.report import Entry
+
+    entries = [
+        Entry(source, Path(source), Path(target)) for source, target in done if source != "-"
+    ]
+    if entries:
+        write_page(page, entries, f"Denoised by {name}", stop)
 
 
 def function_of(denoiser: "Denoiser", name: str, sigma: float | None) -> work.Function:

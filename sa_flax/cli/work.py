@@ -70,6 +70,7 @@ def process(
     stop: Stop,
     words: Words,
     after: Sequence[After] = (),
+    at_end: Callable[[Sequence[tuple[str, str]]], None] | None = None,
     json_file: Path | None = None,
     about: dict[str, Any] | None = None,
 ) -> int:
@@ -83,6 +84,8 @@ def process(
       stop: says when to end early.
       words: how much is said.
       after: called with source, target, picture and result of each that is done.
+      at_end: called with (source, target) of every picture whose result is there, also where the
+        work is stopped.
       json_file: gets a report of every picture, also where the work is stopped.
       about: what the report says besides.
 
@@ -110,6 +113,9 @@ def process(
     finally:
         progress.close()
     _summarise(plan, records, progress, words, stop)
+    if at_end is not None:
+        there = [(str(job.source), str(job.target)) for job in plan.done]
+        at_end(there + [(r.source, r.target) for r in records if r.status == "done"])
     if json_file is not None:
         write_report(json_file, plan, records, about or {}, stop)
     stop.check()

@@ -70,6 +70,7 @@ def evaluate(
     seed: int = 0,
     with_ssim: bool = True,
     report: Progress = lambda line: None,
+    each: Callable[[dict[str, Any]], None] = lambda row: None,
 ) -> list[dict[str, Any]]:
     """Compares denoisers on the same noisy pictures.
 
@@ -81,6 +82,8 @@ def evaluate(
       seed: fixes the noise.
       with_ssim: compute SSIM as well (the definition is that of `functional.ssim`).
       report: called with a line of progress after each picture.
+      each: called with a row for every picture, level and method: {"picture" (its place), "sigma",
+        "method", "psnr", "ssim"}.
 
     Returns:
       One entry per level and method: {"sigma", "method", "psnr" (dB), "ssim", "pictures"}. PSNR is
@@ -102,6 +105,9 @@ def evaluate(
                 result = np.asarray(method(noisy, sigma / 255), np.float32)
                 rounded = np.round(np.clip(result, 0, 1) * 255) / np.float32(255)
                 scores[name].append(_score(rounded.reshape(clean.shape), clean, with_ssim))
+            for name, values in scores.items():
+                row = {"picture": index, "sigma": sigma, "method": name, "psnr": values[-1][0]}
+                each(row | ({"ssim": values[-1][1]} if with_ssim else {}))
             report(f"sigma {sigma:g}: picture {index + 1} of {len(pictures)}")
         for name, values in scores.items():
             mean_psnr, mean_ssim = np.mean(values, axis=0)
@@ -110,6 +116,11 @@ def evaluate(
                 row["ssim"] = float(mean_ssim)
             rows.append(row | {"pictures": len(pictures)})
     return rows
+
+
+def score(result: np.ndarray, clean: np.ndarray) -> tuple[float, float]:
+    """PSNR in dB and SSIM of a picture (H, W, C) float32 in [0, 1]."""
+    return _score(result, clean, True)
 
 
 def _score(result: np.ndarray, clean: np.ndarray, with_ssim: bool) -> tuple[float, float]:
