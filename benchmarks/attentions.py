@@ -195,7 +195,7 @@ def main(arguments: list[str] | None = None) -> None:
         "results": results,
     }
     path = options.output / f"{file_name()}.json"
-    path.write_text(json.dumps(report, indent=1) + "\n")
+    path.write_text(json.dumps(report, indent=1, allow_nan=False) + "\n")
     picture(results, device, path.with_suffix(".png"))
 
 

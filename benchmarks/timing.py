@@ -98,5 +98,5 @@ def save(name: str, results: dict[str, Any]) -> Path:
         where = f"cpu-{len(os.sched_getaffinity(0))}-core"
     release = ".".join(jax.__version__.split(".")[:2])
     path = RESULTS / f"{name}-{where}-jax-{release}.json"
-    path.write_text(json.dumps(record, indent=1) + "\n")
+    path.write_text(json.dumps(record, indent=1, allow_nan=False) + "\n")
     return path

@@ -202,7 +202,7 @@ CHANGEABLE = (
 
 def to_json(config: Config) -> str:
     """The configuration as JSON text; `from_json` reads it back to an equal configuration."""
-    return json.dumps(dataclasses.asdict(config), indent=2) + "\n"
+    return json.dumps(dataclasses.asdict(config), indent=2, allow_nan=False) + "\n"
 
 
 def from_json(text: str) -> Config:

@@ -12,6 +12,10 @@ from sa_flax.errors import InputError
 # takes for a picture in [0, 1].
 LARGEST_LEVEL = 510.0
 
+# Bytes that a checkpoint may take in memory unless asked otherwise: a hundred times the networks
+# here.
+LARGEST_CHECKPOINT = 4 * 2**30
+
 
 def check_level(option: str, level: float) -> None:
     """Raises InputError where `level`, a noise level on the 0-255 scale, can't be used."""

@@ -6,8 +6,10 @@ noise of a picture is fixed by the seed, its place in the set and the noise, so 
 same one.
 """
 
+import os
 import zlib
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -23,6 +25,16 @@ Progress = Callable[[str], None]
 
 # The shorter side in pixels of the smallest picture that can be compared: SSIM's window.
 SMALLEST = 11
+
+
+# Rows of the table that no network may be called by.
+NOISY, BASELINE = "noisy", "non-local means"
+
+
+def label(model: str | os.PathLike[str]) -> str:
+    """What a network is called in a table: the last part of its name, and as no other row is."""
+    name = Path(os.path.abspath(model)).name
+    return f"network {name}" if name in (NOISY, BASELINE, "") else name
 
 
 def non_local_means(noisy: np.ndarray, sigma: float | None) -> np.ndarray:
@@ -89,33 +101,46 @@ def evaluate(
     seed: int = 0,
     with_ssim: bool = True,
     report: Progress = lambda line: None,
+    each: Callable[[dict[str, Any]], None] = lambda row: None,
 ) -> list[dict[str, Any]]:
     """Compares denoisers on the same noisy pictures.
 
     Args:
       methods: name -> function of (noisy (H, W, C) float32, sigma in [0, 1] units or None) that
-        returns the denoised picture. "noisy" itself is always reported besides.
+        returns the denoised picture. "noisy" itself is always reported besides, so none can
+        be called so.
       pictures: clean pictures, (H, W, C) uint8, at least `SMALLEST` pixels high and wide for SSIM.
       noises: by the names that columns get; see `noises_of`.
       seed: fixes the noise.
       with_ssim: compute SSIM as well (the definition is that of `functional.ssim`).
       report: called with a line of progress after each picture.
+      each: called with a row for every picture, level and method: {"picture" (its place), "noise",
+        "method", "psnr", "ssim"}.
 
     Returns:
       One entry per noise and method: {"noise" (name), "sigma" (0-255, None for noise without a
       level), "method", "psnr" (dB), "ssim", "pictures"}.
+      PSNR is infinite where all pictures are equal, as the noisy ones are with sigma 0.
+
+    Raises:
+      ValueError: for a method called "noisy"; `label` gives a name that can't clash.
     """
+    if NOISY in methods:
+        raise ValueError(f"a method can't be called {NOISY!r}, as the input is. See label().")
     rows = []
     for title, noise in noises.items():
-        scores: dict[str, list[tuple[float, float]]] = {"noisy": [], **{m: [] for m in methods}}
+        scores: dict[str, list[tuple[float, float]]] = {NOISY: [], **{m: [] for m in methods}}
         for index, picture in enumerate(pictures):
             clean = picture.astype(np.float32) / 255
             noisy, sigma = noisy_version(clean, noise, seed=seed, index=index)
-            scores["noisy"].append(_score(noisy, clean, with_ssim))
+            scores[NOISY].append(_score(noisy, clean, with_ssim))
             for name, method in methods.items():
                 result = np.asarray(method(noisy, sigma), np.float32)
                 rounded = np.round(np.clip(result, 0, 1) * 255) / np.float32(255)
                 scores[name].append(_score(rounded.reshape(clean.shape), clean, with_ssim))
+            for name, values in scores.items():
+                row = {"picture": index, "noise": title, "method": name, "psnr": values[-1][0]}
+                each(row | ({"ssim": values[-1][1]} if with_ssim else {}))
             report(f"{title}: picture {index + 1} of {len(pictures)}")
         for name, values in scores.items():
             mean_psnr, mean_ssim = np.mean(values, axis=0)
@@ -125,6 +150,11 @@ def evaluate(
                 row["ssim"] = float(mean_ssim)
             rows.append(row | {"pictures": len(pictures)})
     return rows
+
+
+def score(result: np.ndarray, clean: np.ndarray) -> tuple[float, float]:
+    """PSNR in dB and SSIM of a picture (H, W, C) float32 in [0, 1]."""
+    return _score(result, clean, True)
 
 
 def _score(result: np.ndarray, clean: np.ndarray, with_ssim: bool) -> tuple[float, float]:

@@ -17,12 +17,12 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from safetensors import SafetensorError
-from safetensors.numpy import load_file, save
+from safetensors.numpy import save
 
 from sa_flax.errors import InputError, PortingError, nearest
 from sa_flax.files import write_whole
 from sa_flax.models.registry import create_model
+from sa_flax.models.weight_files import read_safetensors
 
 CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
 # The saved network in the directory of a run.
@@ -66,7 +66,8 @@ def save_pretrained(
       dtype: of the numbers in the file, e.g. "float16", which halves it; by default the network's.
 
     Raises:
-      InputError: where `config` does not build this network, or is not JSON.
+      InputError: where `config` does not build this network, or is not JSON, or where a file is in
+        the place of the directory.
       StorageError: where the directory can't be written.
     """
     abstract = _build(config, "config")
@@ -86,6 +87,9 @@ def save_pretrained(
     except (TypeError, ValueError) as error:
         raise InputError(f"config must be JSON: {error}.") from error
     directory = Path(directory)
+    place = next((p for p in (directory, *directory.parents) if os.path.exists(p)), directory)
+    if os.path.exists(place) and not os.path.isdir(place):
+        raise InputError(f"{directory}: can't be written, since {place} is a file. Give a folder.")
     arrays = {p: np.array(leaf, dtype or leaf.dtype, order="C") for p, leaf in leaves.items()}
     write_whole(directory / WEIGHTS, save(arrays, metadata={"format": "flax"}))
     write_whole(directory / CONFIG, text)
@@ -142,11 +146,18 @@ def fill(model: nnx.Module, arrays: Mapping[str, np.ndarray], origin: str) -> No
         if path in arrays and arrays[path].shape != shape
     ]
     misfits += [
-        f"{path}: holds {array.dtype}; parameters are floating-point numbers, and finite"
+        f"{path}: holds {array.dtype}; parameters are floating-point numbers"
         for path, array in arrays.items()
         if not jnp.issubdtype(array.dtype, jnp.floating)
-        or not np.isfinite(array.astype(np.float32)).all()
     ]
+    with np.errstate(over="ignore"):
+        misfits += [
+            f"{path}: holds values that are not finite (the training diverged, or the file is "
+            "damaged)"
+            for path, array in arrays.items()
+            if jnp.issubdtype(array.dtype, jnp.floating)
+            and not np.isfinite(array.astype(np.float32)).all()
+        ]
     if unused or unfilled or misfits:
         raise PortingError(
             f"{origin}: does not hold the network that is asked for",
@@ -196,14 +207,7 @@ def _read_config(path: Path) -> dict[str, Any]:
 def _read_weights(path: Path) -> dict[str, np.ndarray]:
     if not path.is_file():
         raise PretrainedError(f"{path.parent}: has no {path.name}.")
-    try:
-        return load_file(path)
-    except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
-        raise InputError(
-            f"{path}: is no safetensors file, or is cut short or damaged.\n"
-            f"  safetensors says: {reason}"
-        ) from error
+    return read_safetensors(path)
 
 
 def _find(name: str, revision: str | None) -> Path:

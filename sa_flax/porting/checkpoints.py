@@ -13,11 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors import SafetensorError
-from safetensors.numpy import load_file, save
+from safetensors.numpy import save
 
-from sa_flax.errors import InputError
+from sa_flax.errors import CheckpointError
 from sa_flax.files import write_whole
+from sa_flax.limits import LARGEST_CHECKPOINT
+from sa_flax.models import sizes
+from sa_flax.models.weight_files import check_size, one_line, read_safetensors
 
 _PICKLED = (".pth", ".pth.tar", ".pt", ".ckpt", ".bin")
 _READABLE = (*_PICKLED, ".safetensors")
@@ -26,10 +28,6 @@ _WRAPPERS = ("params_ema", "params", "state_dict", "model_state_dict", "model")
 _PREFIXES = ("module.", "_orig_mod.")  # DataParallel's and torch.compile's
 # Before 2.6, weights_only=True could be made to run code (CVE-2025-32434).
 _SAFE_TORCH = (2, 6)
-
-
-class CheckpointError(InputError):
-    """A file that cannot be read as a checkpoint, or safely."""
 
 
 def _import_torch(path: Path):
@@ -49,38 +47,29 @@ def _import_torch(path: Path):
     return torch
 
 
-def _one_line(error: Exception, limit: int = 200) -> str:
-    text = " ".join(str(error).split()) or type(error).__name__
-    return text if len(text) <= limit else text[: limit - 3] + "..."
-
-
-def _read_pickled(path: Path) -> Any:
+def _read_pickled(path: Path, largest: int) -> Any:
     torch = _import_torch(path)
     try:
+        check_size(path, sizes.of_zip(path), largest)
         with warnings.catch_warnings():  # about formats; what matters of them becomes an error
             warnings.simplefilter("ignore")
+            # Names and shapes first: on the device "meta" tensors take no memory.
+            described = torch.load(path, map_location="meta", weights_only=True)
+            check_size(path, sizes.of_tensors(described), largest)
             return torch.load(path, map_location="cpu", weights_only=True)
+    except CheckpointError:
+        raise
     except pickle.UnpicklingError as error:
         raise CheckpointError(
             f"{path}: holds more than tensors and plain containers, or is damaged, and was not "
             "loaded, since unpickling it could run code. If you trust where it comes from, load "
             "it in PyTorch yourself and save only its state_dict() with torch.save.\n"
-            f"  PyTorch says: {_one_line(error)}"
+            f"  PyTorch says: {one_line(error)}"
         ) from error
     except Exception as error:  # damaged files make the reader fail in any way whatever
         raise CheckpointError(
             f"{path}: is no PyTorch checkpoint, or is cut short or damaged.\n"
-            f"  PyTorch says: {_one_line(error)}"
-        ) from error
-
-
-def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
-    try:
-        return load_file(path)
-    except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(
-            f"{path}: is no safetensors file, or is cut short or damaged.\n"
-            f"  safetensors says: {_one_line(error)}"
+            f"  PyTorch says: {one_line(error)}"
         ) from error
 
 
@@ -144,15 +133,19 @@ def as_arrays(source: Mapping[str, Any], *, origin: str = "the weights") -> dict
     return arrays
 
 
-def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
+def read_checkpoint(
+    path: str | os.PathLike[str], *, largest: int = LARGEST_CHECKPOINT
+) -> dict[str, np.ndarray]:
     """Reads names and arrays from a file, unwrapped, without executing anything in it.
 
     Args:
       path: a .safetensors file, or a .pth, .pth.tar, .pt, .ckpt or .bin file (needs PyTorch 2.6).
+      largest: the most bytes that it may take in memory, which its headers tell.
 
     Raises:
       CheckpointError: where there is no such file, for one of another kind, a damaged one, one
-        that would run code or that holds no weights, and where PyTorch is needed and not installed.
+        that would run code, holds no weights or takes more than `largest`, and where PyTorch is
+        needed and not installed.
     """
     path = Path(path)
     if os.path.isdir(path):
@@ -160,9 +153,9 @@ def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
     if not os.path.exists(path):
         raise CheckpointError(f"{path}: no such file.")
     if path.name.lower().endswith(".safetensors"):
-        return as_arrays(_read_safetensors(path), origin=str(path))
+        return as_arrays(read_safetensors(path, largest), origin=str(path))
     if path.name.lower().endswith(_PICKLED):
-        content = _read_pickled(path)
+        content = _read_pickled(path, largest)
         if not isinstance(content, Mapping):
             raise CheckpointError(
                 f"{path}: holds a {type(content).__name__}, not a state dict of names and arrays."

@@ -1,7 +1,7 @@
 """PyTorch weights into a network, a network out of PyTorch weights, and back."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax.numpy as jnp
@@ -17,6 +17,7 @@ from sa_flax.porting.checkpoints import as_arrays, read_checkpoint
 from sa_flax.porting.rules import to_flax
 from sa_flax.porting.rules import to_torch as apply_to_torch
 
+_SHOWN = 6  # names that a message lists
 Source = str | os.PathLike[str] | Mapping[str, Any]
 
 
@@ -24,12 +25,12 @@ def _read(source: Source) -> dict[str, np.ndarray]:
     return as_arrays(source) if isinstance(source, Mapping) else read_checkpoint(source)
 
 
-def _without_common_name(state: Mapping[str, np.ndarray]) -> dict[str, np.ndarray] | None:
-    """`state` without the first name that all its entries share, e.g. "model." or "net."."""
-    firsts = {name.partition(".")[0] for name in state}
-    if len(firsts) != 1 or not all("." in name for name in state):
-        return None
-    return {name.partition(".")[2]: array for name, array in state.items()}
+def _without_common_names(state: Mapping[str, np.ndarray]) -> Iterator[Mapping[str, np.ndarray]]:
+    """`state`, and then without each name that stands in front of all, e.g. "net.", "module."."""
+    yield state
+    while all("." in name for name in state) and len({n.partition(".")[0] for n in state}) == 1:
+        state = {name.partition(".")[2]: array for name, array in state.items()}
+        yield state
 
 
 def load_torch(model: nnx.Module, source: Source) -> None:
@@ -40,8 +41,8 @@ def load_torch(model: nnx.Module, source: Source) -> None:
         (training or evaluation) stays.
       source: a .pth, .pth.tar, .pt or .safetensors file, or a mapping of names to PyTorch, NumPy or
         JAX arrays. `state_dict`, `params`, `params_ema` and `model` wrappers and the `module.`
-        prefix are taken off, and so is another name in front of all (`model.`, `net.`) where the
-        architecture's names stand behind it.
+        prefix are taken off, and so are other names in front of all (`model.`, `net.`), however
+        many, where the architecture's names stand behind them.
 
     Raises:
       PortingError: where anything is left over, missing, claimed twice or of the wrong shape; all
@@ -56,7 +57,7 @@ def _fill(model: nnx.Module, state: Mapping[str, np.ndarray]) -> None:
     leaves = model_leaves(model)
     shapes = {path: leaf.get_value() for path, leaf in leaves.items()}
     failures = []
-    for names in filter(None, (state, _without_common_name(state))):
+    for names in _without_common_names(state):
         for table in rule_tables(model):
             try:
                 arrays = to_flax(table, names, shapes)
@@ -73,7 +74,7 @@ def _fill(model: nnx.Module, state: Mapping[str, np.ndarray]) -> None:
 def _implied_options(architecture: Architecture, state: Mapping[str, np.ndarray]) -> dict[str, Any]:
     """What the weights say of the network, also behind a name that stands in front of all."""
     failures = []
-    for names in filter(None, (state, _without_common_name(state))):
+    for names in _without_common_names(state):
         try:
             return architecture.options(names)
         except UnknownWeightsError as error:
@@ -83,7 +84,9 @@ def _implied_options(architecture: Architecture, state: Mapping[str, np.ndarray]
                 UnknownWeightsError("arrays of these shapes make up no network of this kind.")
             )
             failures[-1].__cause__ = error
-    raise failures[0]
+    shown = ", ".join(list(state)[:_SHOWN])
+    more = f" and {len(state) - _SHOWN} more" if len(state) > _SHOWN else ""
+    raise UnknownWeightsError(f"{failures[0]} Entries found: {shown}{more}.") from failures[0]
 
 
 def from_torch(name: str, source: Source, **options: Any) -> nnx.Module:

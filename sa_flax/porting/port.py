@@ -7,9 +7,10 @@ from typing import Any
 from flax import nnx
 
 from sa_flax.errors import InputError
+from sa_flax.limits import LARGEST_CHECKPOINT
 from sa_flax.models.dncnn import DnCNN, fold_batch_norm
 from sa_flax.models.saved import save_pretrained
-from sa_flax.porting.checkpoints import write_checkpoint
+from sa_flax.porting.checkpoints import read_checkpoint, write_checkpoint
 from sa_flax.porting.convert import build_from_torch, to_torch
 
 
@@ -20,6 +21,7 @@ def port_checkpoint(
     *,
     fold: bool = False,
     torch_file: str | os.PathLike[str] | None = None,
+    largest: int = LARGEST_CHECKPOINT,
     **options: Any,
 ) -> nnx.Module:
     """Ports a PyTorch checkpoint to a directory that `from_pretrained` reads.
@@ -29,6 +31,7 @@ def port_checkpoint(
       architecture: one of `sa_flax.list_models()`.
       output: the directory to write.
       fold: fold DnCNN's batch norm into its convolutions.
+      largest: the most bytes that the checkpoint may take in memory.
       torch_file: also write the weights under PyTorch's names, to this .pth, .pt or .safetensors.
       **options: as for `porting.from_torch`.
 
@@ -36,9 +39,10 @@ def port_checkpoint(
       The network, in evaluation mode.
 
     Raises:
-      InputError, OSError: as `porting.from_torch` and `save_pretrained`.
+      InputError, StorageError: as `porting.from_torch` and `save_pretrained`.
     """
-    model, chosen = build_from_torch(architecture, source, options)
+    weights = read_checkpoint(source, largest=largest)
+    model, chosen = build_from_torch(architecture, weights, options)
     if fold:
         if not isinstance(model, DnCNN):
             raise InputError(f"only DnCNN's batch norm can be folded; {architecture!r} is none.")

@@ -147,6 +147,13 @@ def _misfit(name: str, array: np.ndarray, path: str, leaf: Leaf, rule: Rule) -> 
     needed = rule.transform.torch_shape(leaf)
     if array.shape != needed:
         return f"{name}: has shape {array.shape}; {path} needs {needed}"
+    with np.errstate(over="ignore"):
+        bad = array.size - int(np.isfinite(np.asarray(array, leaf.dtype)).sum())
+    if bad:
+        return (
+            f"{name}: {bad} of {array.size} values are not finite in {leaf.dtype} (the training "
+            "diverged, or the file is damaged)"
+        )
     return None
 
 
@@ -157,7 +164,7 @@ def to_flax(
 
     Raises:
       PortingError: listing every source entry without a rule, leaf without a source, double claim,
-        and shape that doesn't fit.
+        shape that doesn't fit, and array with values that are not finite.
     """
     unused, ambiguous, misfits = [], [], []
     filled: dict[str, np.ndarray] = {}

@@ -3,12 +3,11 @@
 Reads the command, then imports what trains: `--help` and a wrong option are answered without JAX.
 """
 
-import os
 import signal
 import sys
 
 from sa_flax.config import parse_command
-from sa_flax.errors import explain
+from sa_flax.errors import exit_code
 from sa_flax.xla_flags import tune_cpu
 
 
@@ -17,27 +16,21 @@ def main() -> int:
     # Until training has something to save, SIGTERM ends it as Ctrl-C does.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        command = parse_command(sys.argv[1:])
-        tune_cpu()  # XLA reads its options when the first array is made
-        from sa_flax.training import processes
-        from sa_flax.training.loop import train
-
-        if command.distributed:
-            processes.start(command.coordinator, command.num_processes, command.process_id)
-        return train(command.config, command.output, resume=command.resume)
+        return exit_code("train.py", _run)
     except KeyboardInterrupt:
         print("train.py: interrupted", file=sys.stderr)
         return 130
-    except BrokenPipeError:  # whoever read the output has left
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
-    except Exception as error:
-        explained = explain(error)
-        if explained is None:
-            raise
-        code, message = explained
-        print(f"train.py: {message}", file=sys.stderr)
-        return code
+
+
+def _run() -> int:
+    command = parse_command(sys.argv[1:])
+    tune_cpu()  # XLA reads its options when the first array is made
+    from sa_flax.training import processes
+    from sa_flax.training.loop import train
+
+    if command.distributed:
+        processes.start(command.coordinator, command.num_processes, command.process_id)
+    return train(command.config, command.output, resume=command.resume)
 
 
 if __name__ == "__main__":

@@ -73,7 +73,8 @@ class Checkpoints:
             state=ocp.args.StandardSave(_without_ema(state)),
             ema=ocp.args.StandardSave({"params": state.ema, "rest": state.rest}),
         )
-        metrics = None if psnr is None else {"psnr": psnr}
+        # Infinity, the PSNR of equal pictures, is no JSON.
+        metrics = None if psnr is None else {"psnr": min(psnr, 999.0)}
         self._require_room(state, step)
         try:
             self._manager.save(step, args=arguments, metrics=metrics)

@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 from tqdm import tqdm
 
+from sa_flax import strict_json
 from sa_flax.files import write_whole
 
 METRICS = "metrics.jsonl"
@@ -39,7 +40,7 @@ class RunLog:
     def __init__(self, run: Path, *, steps: int, start: int = 0):
         self.path = run / METRICS
         kept = [entry for entry in read_metrics(run) if entry["step"] <= start]
-        write_whole(self.path, "".join(json.dumps(entry) + "\n" for entry in kept))
+        write_whole(self.path, "".join(strict_json.dumps(entry) + "\n" for entry in kept))
         self._file = self.path.open("a", buffering=1)
         self._board = tensorboardX.SummaryWriter(
             str(run / "tensorboard"), purge_step=start + 1, flush_secs=10
@@ -115,7 +116,7 @@ class RunLog:
             self._bar.write(line)
 
     def _write(self, step: int, values: dict[str, float]) -> None:
-        self._file.write(json.dumps({"step": step, **values}) + "\n")
+        self._file.write(strict_json.dumps({"step": step, **values}) + "\n")
         for name, value in values.items():
             self._board.add_scalar(name, value, step)
 
@@ -146,14 +147,20 @@ class NoLog:
 
 
 def read_metrics(run: Path) -> list[dict[str, float]]:
-    """The entries of a run's metrics.jsonl; a last line cut short by a crash is left out."""
+    """The entries of a run's metrics.jsonl, up to the first line that is none.
+
+    Such a line was cut short by a crash, or put there by someone else.
+    """
     path = run / METRICS
     entries = []
-    for line in path.read_text().splitlines() if path.exists() else []:
+    for line in path.read_bytes().splitlines() if path.exists() else []:
         try:
-            entries.append(json.loads(line))
-        except json.JSONDecodeError:
+            entry = json.loads(line)
+        except ValueError:  # no JSON, or no text in UTF-8
             break
+        if not (isinstance(entry, dict) and isinstance(entry.get("step"), int)):
+            break
+        entries.append(entry)
     return entries
 
 
@@ -185,7 +192,7 @@ def save_learning_curve(run: Path) -> Path:
 
 
 def _plot(axes, entries: list[dict[str, float]], name: str, label: str) -> None:
-    points = [(e["step"], e[name]) for e in entries if name in e]
+    points = [(e["step"], e[name]) for e in entries if e.get(name) is not None]
     if points:
         axes.plot(*zip(*points, strict=True), label=label, linewidth=1.5)
     axes.set_xlabel("step")

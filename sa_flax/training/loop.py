@@ -82,7 +82,10 @@ def train(config: Config, output: Path, *, resume: bool) -> int:
             print("\nevaluating on the test pictures, beside scikit-image's non-local means")
             test_set = evaluation_crops(pictures(splits.test), largest=768)
             rows = evaluate.evaluate(
-                {"non-local means": evaluate.non_local_means, output.name: denoiser.method},
+                {
+                    evaluate.BASELINE: evaluate.non_local_means,
+                    evaluate.label(output): denoiser.method,
+                },
                 test_set,
                 noises=noises,
             )

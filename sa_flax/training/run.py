@@ -4,7 +4,6 @@ It owns paper and time; it never calls the network and knows no loss.
 """
 
 import contextlib
-import json
 import os
 import resource
 import signal
@@ -18,6 +17,7 @@ import jax
 import numpy as np
 from flax import nnx
 
+from sa_flax import strict_json
 from sa_flax.config import Config
 from sa_flax.data.builders import Splits
 from sa_flax.data.pipeline import describe_cache
@@ -213,7 +213,7 @@ class Run:
             "peak_memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
             **versions(),
         }
-        write_whole(output / "evaluation.json", json.dumps(results, indent=2) + "\n")
+        write_whole(output / "evaluation.json", strict_json.dumps(results, indent=2) + "\n")
         print(f"pictures (noisy | denoised | clean): {output}/samples, {output}/learning_curve.png")
         print(f"logs: {output}/metrics.jsonl, tensorboard --logdir {output}/tensorboard")
         print(f"\nnext: sa-flax denoise YOUR_PICTURE.jpg --model {output} --output denoised")

@@ -14,6 +14,7 @@ from typing import Any
 import filelock
 import orbax.checkpoint as ocp
 
+from sa_flax import strict_json
 from sa_flax.config import CHANGEABLE, Config, differences, from_json, to_json, validate
 from sa_flax.errors import InputError
 from sa_flax.files import write_whole
@@ -73,7 +74,7 @@ def claim(output: Path, config: Config, *, resume: bool) -> Iterator[list[str]]:
             f"{output} is not empty and is not a training run's directory. Choose another with "
             "--output."
         )
-    changes = _compare(earlier, config, output) if os.path.isfile(earlier) else []
+    changes = _compare(config, output) if os.path.isfile(earlier) else []
     lock = filelock.FileLock(output / ".lock", timeout=0)
     try:
         output.mkdir(parents=True, exist_ok=True)
@@ -92,7 +93,7 @@ def claim(output: Path, config: Config, *, resume: bool) -> Iterator[list[str]]:
         with (output / STARTS).open("a") as log:
             now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
             entry = {"time": now, "command": shlex.join(sys.argv), **versions()}
-            log.write(json.dumps(entry) + "\n")
+            log.write(strict_json.dumps(entry) + "\n")
         yield changes
     finally:
         lock.release()
@@ -110,8 +111,8 @@ def saved_steps(output: Path) -> Iterator[Path]:
     )
 
 
-def _compare(earlier: Path, config: Config, output: Path) -> list[str]:
-    changed = differences(from_json(earlier.read_text()), config)
+def _compare(config: Config, output: Path) -> list[str]:
+    changed = differences(read_config(output), config)
     refused = {name: pair for name, pair in changed.items() if name not in CHANGEABLE}
     if refused:
         listing = "\n".join(

@@ -7,6 +7,7 @@ import pytest
 from sa_flax.inference.evaluate import (
     evaluate,
     format_table,
+    label,
     noises_of,
     noisy_version,
     non_local_means,
@@ -67,6 +68,29 @@ def test_methods_see_the_same_noise_and_are_rounded_before_comparison():
     assert by_method["a"]["psnr"] == np.inf, "not rounded to 8 bits"
     assert by_method["a"]["ssim"] == pytest.approx(1)
     assert by_method["noisy"]["psnr"] == pytest.approx(20 * np.log10(255 / 15), abs=0.3)
+
+
+@pytest.mark.parametrize(
+    ("model", "called"),
+    [
+        ("runs/quick", "quick"),
+        ("runs/quick/", "quick"),
+        ("color", "color"),
+        ("runs/noisy", "network noisy"),
+        ("somewhere/non-local means", "network non-local means"),
+        ("/", "network "),
+    ],
+)
+def test_no_network_is_called_as_another_row(model, called):
+    assert label(model) == called
+    with pytest.raises(ValueError, match="can't be called 'noisy'"):
+        evaluate({"noisy": lambda x, s: x}, [CLEAN], noises={})
+
+
+def test_a_folder_that_is_the_current_one_has_its_name(tmp_path, monkeypatch):
+    (tmp_path / "mine").mkdir()
+    monkeypatch.chdir(tmp_path / "mine")
+    assert label(".") == "mine"
 
 
 def test_non_local_means_removes_noise():

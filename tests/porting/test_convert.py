@@ -78,7 +78,13 @@ def test_the_nearest_naming_scheme_is_reported():
     assert caught.value.unfilled == ["convs.2.bias (4,)"]
 
 
-@pytest.mark.parametrize("front", ["net.", "model.", "dncnn."])
+@pytest.mark.parametrize(
+    "front",
+    [
+        *("net.", "model.", "dncnn.", "net.module.", "module.net.", "module.net.module."),
+        "_orig_mod.net.module.model.",
+    ],
+)
 def test_another_name_in_front_of_all_is_taken_off(front):
     state = _twin().state_dict()
     source = {"state_dict": {front + name: value for name, value in state.items()}}
@@ -87,6 +93,27 @@ def test_another_name_in_front_of_all_is_taken_off(front):
     other = _model()
     porting.load_torch(other, source)
     _assert_holds(other, state)
+
+
+def test_names_that_do_not_fit_are_shown():
+    state = {f"encoder.{k}": v for k, v in _twin().state_dict().items()} | {"other.x": np.ones(2)}
+    with pytest.raises(
+        porting.UnknownWeightsError, match=r"Entries found: encoder\.dncnn\.0\.weig"
+    ):
+        porting.from_torch("dncnn", state)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, 1e300])
+def test_values_that_are_not_finite_are_refused(value):
+    state = {k: v.numpy().astype("f8") for k, v in _twin().state_dict().items()}
+    state["dncnn.3.weight"][1] = value
+    model = _model()
+    for load in (
+        lambda: porting.load_torch(model, state),
+        lambda: porting.from_torch("dncnn", state),
+    ):
+        with pytest.raises(porting.PortingError, match=r"dncnn\.3\.weight: 1 of 4 values are not"):
+            load()
 
 
 def _assert_holds(model, state):

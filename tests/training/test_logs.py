@@ -1,5 +1,9 @@
 """What a run writes down."""
 
+import json
+import math
+
+import pytest
 from PIL import Image
 
 from sa_flax.training import logs
@@ -37,6 +41,31 @@ def test_entries_after_the_last_checkpoint_are_dropped(tmp_path):
     log.close()
     logs.RunLog(tmp_path, steps=10, start=2).close()
     assert [entry["step"] for entry in logs.read_metrics(tmp_path)] == [2]
+
+
+@pytest.mark.parametrize("line", [b"{}", b"[]", b"5", b'{"step": "x"}', b"\xff\xfe", b'{"step": 1'])
+def test_lines_that_are_no_entries_end_the_log(tmp_path, line):
+    whole = b'{"step": 1, "train/loss": 0.5}\n'
+    (tmp_path / logs.METRICS).write_bytes(whole + line + b"\n" + whole)
+    assert [entry["step"] for entry in logs.read_metrics(tmp_path)] == [1]
+    logs.save_learning_curve(tmp_path)
+
+
+def test_figures_that_are_not_finite_are_valid_json_and_drawn_around(tmp_path):
+    log = logs.RunLog(tmp_path, steps=10)
+    log.metrics(2, metrics(math.nan), images_per_step=8)
+    log.validation(2, {"sigma 0": math.inf, "sigma 25": 30.0})
+    log.close()
+
+    def refuse(constant):
+        raise AssertionError(f"{constant} is no JSON")
+
+    text = (tmp_path / logs.METRICS).read_text()
+    entries = [json.loads(line, parse_constant=refuse) for line in text.splitlines()]
+    assert entries[0]["train/loss"] is None
+    assert entries[1]["validation/sigma 0"] is None
+    assert entries[1]["not_finite"] == {"validation/sigma 0": "inf"}
+    logs.save_learning_curve(tmp_path)
 
 
 def test_other_processes_write_nothing(tmp_path, capsys):

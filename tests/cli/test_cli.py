@@ -1,53 +1,21 @@
 """The command sa-flax, in this process: what it writes, what it refuses, its exit codes."""
 
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from sa_flax.cli import main
 from sa_flax.pictures import read_picture
-
-
-@pytest.fixture
-def folder(tmp_path) -> Path:
-    rng = np.random.default_rng(0)
-    (tmp_path / "in" / "sub").mkdir(parents=True)
-    for name in ("a.png", "sub/b.jpg"):
-        Image.fromarray(rng.integers(0, 256, (20, 30, 3), np.uint8)).save(tmp_path / "in" / name)
-    return tmp_path / "in"
-
-
-@pytest.fixture
-def sa_flax(run_directory, capsys):
-    """Runs the command with the tiny network; returns exit code, output and errors."""
-
-    def run(*arguments) -> tuple[int, str, str]:
-        words = [str(a) for a in arguments]
-        if words[0] == "denoise" and "--model" not in words:
-            words += ["--model", str(run_directory)]
-        try:
-            code = main(words)
-        except SystemExit as error:
-            code = error.code
-        captured = capsys.readouterr()
-        assert "Traceback" not in captured.err
-        return code, captured.out, captured.err
-
-    return run
-
-
-def snapshot(folder: Path) -> dict[str, bytes]:
-    return {str(p): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+from tests.cli.conftest import snapshot
 
 
 def test_denoise_a_folder(sa_flax, folder, tmp_path):
     before = snapshot(folder)
     code, out, _ = sa_flax("denoise", folder, "--output", tmp_path / "out")
     assert code == 0
-    assert len(out.splitlines()) == 2
+    assert "1 of 2)" in out
+    assert out.splitlines()[-1] == "denoised 2 of 2 pictures."
     assert snapshot(folder) == before
     for name in ("a.png", "sub/b.jpg"):
         assert read_picture(tmp_path / "out" / name).pixels.shape == (20, 30, 3)
@@ -103,9 +71,10 @@ def test_evaluate(sa_flax, run_directory, folder, tmp_path):
         (["denoise", "{in}/a.png", "{in}/a.png", "--output", "{out}"], "would both be written"),
         (["denoise", "--output", "{out}"], "at least one picture"),
         (["denoise", "{out}", "--output", "{out}2"], "no such file"),
-        (["denoise", "{in}/a.png", "--output", "{in}/a.png"], "must be a folder"),
+        (["denoise", "{in}/a.png", "--output", "{in}/a.png"], "would overwrite an original"),
+        (["denoise", "{in}", "--output", "{in}/a.png"], "must be a folder"),
         (["denoise", "{in}", "--output", "{out}", "--sigma", "9"], "blind: leave --sigma out"),
-        (["denoise", "{in}", "--output", "{out}", "--model", "{in}"], "not the directory of a"),
+        (["denoise", "{in}", "--output", "{out}", "--model", "{in}"], "holds no trained network"),
         (["denoise", "{in}", "--outptu", "{out}"], "--output"),
         (["denoize", "{in}"], "denoise"),
         (["add-noise", "{in}", "--sigma", "-1", "--output", "{out}"], "can't be negative"),

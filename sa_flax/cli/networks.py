@@ -1,0 +1,112 @@
+"""The network that a command uses: by name, by directory, and what people give by mistake."""
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sa_flax.errors import InputError, nearest
+
+if TYPE_CHECKING:
+    from sa_flax.inference.denoiser import Denoiser
+
+HELP = (
+    "the network: the name of one that comes with sa_flax, the directory of a training run or of "
+    "a ported network, or OWNER/NAME on the Hugging Face hub"
+)
+# What is taken unless asked otherwise: the first of these that this version comes with.
+_DEFAULTS = ("photo", "color", "gray")
+_CHECKPOINTS = (".pth", ".pth.tar", ".pt", ".ckpt", ".bin", ".safetensors")
+
+
+def load(name: str | None, *, window: int | None = None, devices: int = 1) -> "Denoiser":
+    """The network of a name or directory; without one, the one for photographs.
+
+    Raises:
+      InputError: where there is none, or what is given is something else; it says what.
+    """
+    from sa_flax.inference.denoiser import Denoiser
+
+    if name is None:
+        name = default()
+    if not _is_shipped(name):
+        name = check_name(name)
+    side = None if window is None else (window, window)
+    return Denoiser.from_pretrained(name, window=side, devices=devices)
+
+
+def default() -> str:
+    """The name of the network that is used unless asked otherwise.
+
+    Raises:
+      InputError: where this version comes with none.
+    """
+    from sa_flax.models.saved import list_pretrained
+
+    shipped = list_pretrained()
+    for name in _DEFAULTS:
+        if name in shipped:
+            return name
+    raise InputError(
+        "this version comes without trained networks: train one (python train.py) and give its "
+        "directory, --model runs/quick; or port one, sa-flax port --help."
+    )
+
+
+def _is_shipped(name: str) -> bool:
+    from sa_flax.models.saved import list_pretrained
+
+    return name in list_pretrained()
+
+
+def check_name(name: str) -> str:
+    """`name` as a network's, with ~ for the home folder; raises InputError for what is none."""
+    from sa_flax.pictures import SUFFIXES
+
+    path = os.path.expanduser(name)
+    if not path.strip():
+        raise InputError("--model needs a name or a directory; got nothing.")
+    if os.path.isdir(path):
+        return path if path != name else name
+    lower = path.lower()
+    exists = os.path.exists(path)
+    folder = os.path.dirname(path) or "."
+    if exists and lower.endswith(".safetensors") and os.path.isfile(f"{folder}/config.json"):
+        raise InputError(f"{name} is a file of a network; give its directory: --model {folder}.")
+    if lower.endswith(_CHECKPOINTS):
+        raise InputError(
+            f"{name} is a checkpoint of PyTorch{'' if exists else ' by its name (no such file)'}. "
+            f"Port it first: sa-flax port {name} --architecture dncnn --output ported; then "
+            "--model ported."
+        )
+    if exists and lower.endswith(SUFFIXES):
+        raise InputError(
+            f"{name} is a picture, and --model takes a network. Pictures stand by themselves: "
+            f"sa-flax denoise {name} --output FOLDER."
+        )
+    if exists:
+        raise InputError(f"{name} is a file; --model takes a directory or a name.")
+    if _is_path(name):
+        raise InputError(
+            f"no network in {name}: there is no such directory"
+            f"{'' if os.path.isabs(path) else f', seen from {os.getcwd()}'}."
+            f"{_neighbours(Path(path))}"
+        )
+    return name
+
+
+def _is_path(name: str) -> bool:
+    """Whether `name` means a place on this machine rather than OWNER/NAME on the hub."""
+    if os.path.isabs(name) or name.startswith((".", "~")) or name.count("/") > 1:
+        return True
+    owner, slash, _ = name.partition("/")
+    return bool(slash) and (owner == "runs" or os.path.isdir(owner))
+
+
+def _neighbours(path: Path) -> str:
+    try:
+        there = sorted(p.name for p in path.parent.iterdir() if (p / "config.json").is_file())
+    except OSError:
+        return ""
+    if not there:
+        return ""
+    return f"{nearest(path.name, there)} There are {', '.join(there[:8])} in {path.parent}."

@@ -1,0 +1,137 @@
+"""Options of the commands: how they are written, shown and refused.
+
+argparse, with its messages in whole sentences: what was given, what is allowed, what to do. It is
+part of Python and is imported in a hundredth of a second.
+"""
+
+import argparse
+import shutil
+import textwrap
+from collections.abc import Callable, Sequence
+from typing import NoReturn
+
+from sa_flax.errors import InputError, nearest
+from sa_flax.limits import check_level, check_seed
+
+_MISSING = {
+    "--output": "say where the results shall go: --output FOLDER",
+    "--architecture": "say what network the weights are of, for example --architecture dncnn",
+    "--images": "say where the clean pictures are: --images FOLDER",
+    "--sigma": "say how much noise: --sigma 25, for example",
+}
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser of one command's options, which raises InputError instead of leaving.
+
+    Args:
+      usage: the command and what it needs.
+      description: what it does.
+      notes: paragraphs for the end of its help.
+      examples: command lines, without the program's name.
+    """
+
+    def __init__(
+        self, usage: str, *, description: str, notes: Sequence[str] = (), examples: Sequence[str]
+    ):
+        width = min(shutil.get_terminal_size((100, 24)).columns, 100)
+        lines = ["examples:", *(f"  sa-flax {example}" for example in examples)]
+        command = usage.partition(" ")[0]
+        super().__init__(
+            prog=f"sa-flax {command}",
+            usage=f"sa-flax {usage} [options]",
+            description=textwrap.fill(description, width),
+            epilog="\n".join([*(textwrap.fill(note, width) + "\n" for note in notes), *lines]),
+            formatter_class=lambda prog: argparse.RawDescriptionHelpFormatter(
+                prog, max_help_position=26, width=width
+            ),
+            allow_abbrev=False,
+        )
+
+    def parse(self, words: Sequence[str]) -> argparse.Namespace:
+        """The options in `words`, which may stand before, between and after the paths.
+
+        Raises:
+          InputError: where they are wrong; the message names what was given.
+        """
+        known = [name for action in self._actions for name in action.option_strings]
+        for word in words:  # before argparse, which would first say what is missing
+            option = word.partition("=")[0]
+            if option == "--":
+                break
+            if option.startswith("--") and option not in known:
+                raise self._unknown(option, known)
+        options, unknown = self.parse_known_intermixed_args(list(words))
+        if unknown:
+            raise self._unknown(unknown[0], known)
+        return options
+
+    def _unknown(self, given: str, known: Sequence[str]) -> InputError:
+        hint = nearest(given, [name for name in known if name.startswith("--")])
+        return InputError(f"no option {given!r}.{hint} {self._more()}")
+
+    def error(self, message: str) -> NoReturn:
+        """What argparse found wrong, as an InputError."""
+        message = message.removeprefix("argument ")
+        missing = message.removeprefix("the following arguments are required: ")
+        if missing != message:
+            first = missing.split(", ")[0].split("/")[-1]
+            raise InputError(f"{_MISSING.get(first, f'{first} is missing')}. {self._more()}")
+        option, _, reason = message.partition(": ")
+        if reason.startswith(("expected one argument", "expected at least one argument")):
+            raise InputError(f"{option} needs a value after it. {self._more()}")
+        raise InputError(f"{message.removesuffix('.')}. {self._more()}")
+
+    def _more(self) -> str:
+        return f"See {self.prog} --help."
+
+
+def _number(text: str, kind: Callable[[str], float], what: str) -> float:
+    try:
+        return kind(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{what}; got {text!r}") from error
+
+
+def level(text: str) -> float:
+    """A noise level on the 0-255 scale, as `type=` of an option."""
+    what = (
+        "a sigma is a number, the standard deviation of the noise on the 0-255 scale: 10 is "
+        "little, 25 is plain to see, 50 is a lot"
+    )
+    value = _number(text, float, what)
+    try:
+        check_level("a sigma", value)
+    except InputError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+    return value
+
+
+def whole(least: int = 1, most: int = 2**31 - 1) -> Callable[[str], int]:
+    """A whole number from `least` to `most`, as `type=` of an option."""
+
+    def parse(text: str) -> int:
+        value = int(_number(text, int, f"this is a whole number from {least} to {most}"))
+        if not least <= value <= most:
+            raise argparse.ArgumentTypeError(f"must be from {least} to {most}; got {value}")
+        return value
+
+    return parse
+
+
+def seed(text: str) -> int:
+    """A seed of random generators, as `type=` of an option."""
+    value = int(_number(text, int, "a seed is a whole number"))
+    try:
+        check_seed("a seed", value)
+    except InputError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+    return value
+
+
+def add_words(parser: argparse.ArgumentParser) -> None:
+    """Adds -q and -v: how much a command says."""
+    parser.add_argument("-q", "--quiet", action="store_true", help="say nothing but what failed")
+    parser.add_argument(
+        "-v", "--verbose", action="store_true", help="say more: every picture, and tracebacks"
+    )

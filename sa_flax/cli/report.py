@@ -1,0 +1,127 @@
+"""`sa-flax report`: results beside their originals on one HTML page."""
+
+import argparse
+import os
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sa_flax.cli import work
+from sa_flax.cli._files import discard_unfinished, write_text
+from sa_flax.cli.options import Parser, add_words
+from sa_flax.cli.stopping import Stop
+from sa_flax.errors import InputError
+
+if TYPE_CHECKING:
+    from sa_flax.inference.report import Entry
+
+COMPUTES = False
+
+
+def parser() -> Parser:
+    """The command's options."""
+    options = Parser(
+        "report DIR --before DIR",
+        description="Makes one HTML page of results beside their originals: dividers to move, "
+        "noise estimates and figures. It holds its pictures, so it can be sent to anybody.",
+        examples=(
+            "report denoised --before Pictures --output report.html",
+            "denoise Pictures --output denoised --report report.html",
+        ),
+    )
+    options.add_argument("results", type=Path, metavar="DIR", help="folder of denoised pictures")
+    options.add_argument(
+        "--before",
+        type=Path,
+        metavar="DIR",
+        help="folder of the originals, under the same names (default: the folder that holds the "
+        "results, where they lie inside it)",
+    )
+    options.add_argument(
+        "--clean", type=Path, metavar="DIR", help="folder of the true pictures, for PSNR"
+    )
+    options.add_argument(
+        "--output",
+        type=Path,
+        metavar="FILE",
+        help="the page to write (default: report.html in the folder of results)",
+    )
+    add_words(options)
+    return options
+
+
+def run(options: argparse.Namespace, stop: Stop) -> int:
+    """Writes the page that `options` ask for; returns the exit code."""
+    from sa_flax.inference.report import Entry
+
+    results = options.results
+    if not os.path.isdir(results):
+        raise InputError(f"no folder {results}. Give the folder that denoise wrote to.")
+    before = options.before or _holding(results)
+    for option, folder in (("--before", before), ("--clean", options.clean)):
+        if folder is not None and not os.path.isdir(folder):
+            raise InputError(f"no folder {folder}. {option} takes a folder of pictures.")
+    output = options.output or results / "report.html"
+    work.check_report_file("--output", output)
+    from sa_flax.pictures import find_pictures
+
+    entries, alone = [], []
+    for picture in find_pictures(results):
+        if picture.stem.endswith("_compare"):  # of denoise --compare
+            continue
+        name = picture.relative_to(results)
+        original = _of_name(before, name)
+        if original is None:
+            alone.append(f"{picture}: has no original of its name in {before}")
+            continue
+        clean = None if options.clean is None else _of_name(options.clean, name)
+        entries.append(Entry(str(name), original, picture, clean))
+    if not entries:
+        raise InputError(
+            f"none of the pictures in {results} has an original of its name in {before}. Say where "
+            "the originals are: --before DIR."
+        )
+    left_out = write_page(output, entries, f"{results.resolve().name}, before and after", stop)
+    for line in [*alone, *left_out]:
+        print(f"sa-flax: left out: {line}", file=sys.stderr)
+    if not options.quiet:
+        print(f"{len(entries) - len(left_out)} pictures -> {output}")
+    return 1 if left_out else 0
+
+
+def write_page(path: Path, entries: Iterable["Entry"], title: str, stop: Stop) -> list[str]:
+    """Writes a page; returns a line for each picture that could not be shown.
+
+    Raises:
+      InputError: where the file can't be written.
+    """
+    from sa_flax.inference.report import build
+
+    stop.tidy = discard_unfinished
+    page = build(entries, title=title)
+    try:
+        write_text(path, page.html())
+    except OSError as error:
+        raise InputError(f"{path}: can't be written ({error.strerror}).") from error
+    return page.left_out
+
+
+def _holding(results: Path) -> Path:
+    """The folder of originals that the results lie in."""
+    from sa_flax.pictures import SUFFIXES
+
+    parent = results.resolve().parent
+    if any(path.suffix.lower() in SUFFIXES for path in parent.iterdir()):
+        return parent
+    raise InputError("say where the originals are: --before DIR, the folder that was denoised.")
+
+
+def _of_name(folder: Path, name: Path) -> Path | None:
+    """The picture in `folder` with the place and name of `name`, whatever kind of file it is."""
+    from sa_flax.pictures import SUFFIXES
+
+    if (folder / name).is_file():
+        return folder / name
+    same = (folder / name.with_suffix(suffix) for suffix in SUFFIXES)
+    return next((path for path in same if path.is_file()), None)

@@ -1,0 +1,226 @@
+"""The loop of the commands that turn pictures into pictures."""
+
+import dataclasses
+import os
+import sys
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sa_flax import strict_json
+from sa_flax.cli import streams
+from sa_flax.cli._files import discard_unfinished, write_text
+from sa_flax.cli.commands import unexpected
+from sa_flax.cli.jobs import STREAM, Job, Plan
+from sa_flax.cli.progress import Progress
+from sa_flax.cli.stopping import Stop, Stopped
+from sa_flax.errors import InputError, no_room, out_of_memory
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from sa_flax.pictures import Picture
+
+Function = Callable[["np.ndarray", int], "np.ndarray"]
+After = Callable[[Path, Path, "Picture", "Picture"], None]
+
+
+@dataclass(frozen=True)
+class Record:
+    """What became of one picture, as reports have it.
+
+    Attributes:
+      source, target: the files.
+      status: "done", "failed", "skipped" (done before), or "not reached" (stopped before).
+      width, height: in pixels, where it was read.
+      seconds: for reading, working and writing.
+      reason: why it failed.
+    """
+
+    source: str
+    target: str
+    status: str
+    width: int | None = None
+    height: int | None = None
+    seconds: float | None = None
+    reason: str | None = None
+
+
+@dataclass(frozen=True)
+class Words:
+    """How much is said.
+
+    Attributes:
+      quiet, verbose: as the options.
+      verb: what is done to a picture, e.g. "denoised".
+    """
+
+    quiet: bool
+    verbose: bool
+    verb: str
+
+
+def process(
+    plan: Plan,
+    function: Function,
+    *,
+    stop: Stop,
+    words: Words,
+    after: Sequence[After] = (),
+    at_end: Callable[[Sequence[tuple[str, str]]], None] | None = None,
+    json_file: Path | None = None,
+    about: dict[str, Any] | None = None,
+) -> int:
+    """Reads each picture, applies `function(pixels, index)` and writes the result; the exit code.
+
+    Whatever goes wrong with a picture, it is named and the others are done.
+
+    Args:
+      plan: what to do.
+      function: (pixels, place among all that was asked for) -> pixels.
+      stop: says when to end early.
+      words: how much is said.
+      after: called with source, target, picture and result of each that is done.
+      at_end: called with (source, target) of every picture whose result is there, also where the
+        work is stopped.
+      json_file: gets a report of every picture, also where the work is stopped.
+      about: what the report says besides.
+
+    Raises:
+      Stopped: after a signal.
+    """
+    stop.tidy = discard_unfinished
+    stream = sys.stderr if any(job.target == STREAM for job in plan.jobs) else sys.stdout
+    progress = Progress(len(plan.jobs), quiet=words.quiet, verbose=words.verbose, stream=stream)
+    for line in plan.left_out:
+        progress.say(f"sa-flax: left out: {line}", stream=sys.stderr)
+    records: list[Record] = []
+    try:
+        for job in plan.jobs:
+            with stop.after("this picture"):
+                record = _one(job, function, after, progress, words.verbose)
+            records.append(record)
+            if record.status == "no room":  # nor will there be for the others
+                records[-1] = dataclasses.replace(record, status="failed")
+                no_more = "the rest is not tried. Make room, and repeat the command to go on."
+                progress.say(f"sa-flax: {no_more}", stream=sys.stderr)
+                break
+    except Stopped:
+        pass
+    finally:
+        progress.close()
+    _summarise(plan, records, progress, words, stop)
+    if at_end is not None:
+        there = [(str(job.source), str(job.target)) for job in plan.done]
+        at_end(there + [(r.source, r.target) for r in records if r.status == "done"])
+    if json_file is not None:
+        write_report(json_file, plan, records, about or {}, stop)
+    stop.check()
+    return 1 if any(r.status == "failed" for r in records) else 0
+
+
+def _one(
+    job: Job, function: Function, after: Sequence[After], progress: Progress, verbose: bool
+) -> Record:
+    started = time.monotonic()
+    width, height = None, None
+    target = job.target
+    try:
+        if job.refusal:
+            raise InputError(job.refusal)
+        picture, suffix = streams.read(job.source)
+        target = streams.target_of(job, suffix)
+        height, width = picture.pixels.shape[:2]
+        streams.check_writable(target, suffix, picture)
+        result = dataclasses.replace(picture, pixels=function(picture.pixels, job.index))
+        streams.write(target, suffix, result)
+        for call in after:
+            call(job.source, target, picture, result)
+    except BrokenPipeError:  # of standard output, whose reader has left
+        raise
+    except Exception as error:  # of a reader, the network or a writer: the rest goes on
+        reason = _reason(error, job.source, target, width, height)
+        if verbose and not isinstance(error, InputError):
+            traceback.print_exc()
+        progress.failed(reason)
+        status = "no room" if no_room(error) else "failed"
+        return Record(str(job.source), str(target), status, width, height, reason=reason)
+    seconds = time.monotonic() - started
+    progress.done(f"{job.source} -> {target}", f"{width} x {height}, {seconds:.1f} s")
+    return Record(str(job.source), str(target), "done", width, height, round(seconds, 3))
+
+
+def _reason(
+    error: Exception, source: Path, target: Path, width: int | None, height: int | None
+) -> str:
+    """What went wrong, in one line that names the file."""
+    if out_of_memory(error):
+        what = f"{width} x {height} pixels" if width else "this file"
+        return f"{source}: not enough memory for {what}; cut it into parts."
+    text = str(error) if isinstance(error, InputError | OSError) else unexpected(error)
+    named = str(source) in text or str(target) in text
+    return text if named else f"{source}: {text}"
+
+
+def _summarise(
+    plan: Plan, records: Sequence[Record], progress: Progress, words: Words, stop: Stop
+) -> None:
+    done = sum(record.status == "done" for record in records)
+    failed = len(records) - done
+    said = []
+    if plan.done:
+        said.append(
+            f"{len(plan.done)} were done already and are newer than their originals (--overwrite "
+            "does them again)"
+        )
+    if stop.number is not None:
+        said.append(f"{len(plan.jobs) - len(records)} are left: repeat the command to go on")
+    if plan.count > 1 and (said or failed or done > 1):
+        progress.say("; ".join([f"{words.verb} {done} of {plan.count} pictures", *said]) + ".")
+    if failed:
+        print(f"sa-flax: {failed} of {plan.count} pictures failed.", file=sys.stderr, flush=True)
+
+
+def write_report(
+    path: Path, plan: Plan, records: Sequence[Record], about: dict[str, Any], stop: Stop
+) -> None:
+    """Writes what became of every picture as JSON.
+
+    Raises:
+      InputError: where the file can't be written.
+    """
+    entries = [
+        *(Record(str(job.source), str(job.target), "skipped") for job in plan.done),
+        *records,
+        *(Record(str(j.source), str(j.target), "not reached") for j in plan.jobs[len(records) :]),
+    ]
+    report = {
+        **about,
+        "pictures": [
+            {k: v for k, v in dataclasses.asdict(e).items() if v is not None} for e in entries
+        ],
+        "left_out": list(plan.left_out),
+        "interrupted": stop.number is not None,
+    }
+    write_json(path, report)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Writes JSON that every reader takes, through links and into pipes.
+
+    Raises:
+      InputError: where the file can't be written.
+    """
+    try:
+        write_text(path, strict_json.dumps(value, indent=2) + "\n")
+    except OSError as error:
+        raise InputError(f"{path}: can't be written ({error.strerror}).") from error
+
+
+def check_report_file(option: str, path: Path | None) -> None:
+    """Raises InputError where `path`, given with `option`, can't become a file."""
+    if path is not None and os.path.isdir(path):
+        raise InputError(f"{path} is a folder; {option} takes the name of a file.")

@@ -1,0 +1,169 @@
+"""`sa-flax evaluate`: under the published protocol and on pairs; tables, CSV and JSON."""
+
+import csv
+import json
+import shutil
+
+import numpy as np
+import pytest
+from PIL import Image
+from skimage.metrics import peak_signal_noise_ratio, structural_similarity
+
+from sa_flax.inference.pairs import find_pairs
+from sa_flax.pictures import read_picture
+
+
+def strict(path):
+    def refuse(constant):
+        raise AssertionError(f"{constant} is no JSON")
+
+    return json.loads(path.read_text(), parse_constant=refuse)
+
+
+@pytest.fixture
+def pairs(tmp_path):
+    """clean/ and noisy/ with sub/a.png (colour), b.png (gray), c.png (16 bits), d.png (alpha)."""
+    rng = np.random.default_rng(0)
+    clean = (128 + 90 * np.sin(np.add.outer(np.arange(24), np.arange(32)) / 5))[..., None]
+    for kind, sigma in (("clean", 0), ("noisy", 20)):
+        (tmp_path / kind / "sub").mkdir(parents=True)
+        noise = rng.normal(0, sigma, (24, 32, 3)) if sigma else np.zeros((24, 32, 3))
+        colour = np.clip(np.round(clean + noise), 0, 255).astype(np.uint8)
+        Image.fromarray(colour).save(tmp_path / kind / "sub" / "a.png")
+        Image.fromarray(colour[..., 0]).save(tmp_path / kind / "b.png")
+        Image.fromarray(colour[..., 0].astype(np.uint16) * 257).save(tmp_path / kind / "c.png")
+        Image.fromarray(np.dstack([colour, colour[..., :1]])).save(tmp_path / kind / "d.png")
+    return tmp_path
+
+
+def test_on_pairs_it_agrees_with_what_denoise_writes(sa_flax, pairs, run_directory):
+    code, out, _ = sa_flax(
+        *("evaluate", run_directory, "--images", pairs / "clean", "--noisy", pairs / "noisy"),
+        *("--json", pairs / "scores.json", "--csv", pairs / "scores.csv", "--baseline"),
+    )
+    assert code == 0
+    assert sa_flax("denoise", pairs / "noisy", "--output", pairs / "out")[0] == 0
+    report = strict(pairs / "scores.json")
+    network = run_directory.name
+    rows = {(row["picture"], row["method"]): row for row in report["pictures"]}
+    for name in ("sub/a", "b", "c", "d"):
+        for method, folder in ((network, "out"), ("noisy", "noisy")):
+            clean, result = (
+                read_picture(pairs / kind / f"{name}.png").pixels for kind in ("clean", folder)
+            )
+            if name == "d":
+                clean, result = clean[..., :3], result[..., :3]
+            top = np.iinfo(clean.dtype).max
+            psnr = peak_signal_noise_ratio(clean, result, data_range=top)
+            assert rows[name, method]["psnr"] == pytest.approx(psnr, abs=1e-3)
+            ssim = structural_similarity(
+                *(clean / top, result / top),
+                data_range=1,
+                gaussian_weights=True,
+                sigma=1.5,
+                use_sample_covariance=False,
+                channel_axis=-1 if clean.ndim == 3 else None,
+            )
+            assert rows[name, method]["ssim"] == pytest.approx(ssim, abs=1e-4)
+    means = {row["method"]: row for row in report["results"]}
+    assert set(means) == {"noisy", "non-local means", network}
+    of_network = [row["psnr"] for row in report["pictures"] if row["method"] == network]
+    assert means[network]["psnr"] == pytest.approx(np.mean(of_network))
+    assert means["non-local means"]["psnr"] > means["noisy"]["psnr"] + 2
+    with (pairs / "scores.csv").open(newline="") as file:
+        lines = list(csv.DictReader(file))
+    assert len(lines) == 12
+    assert float(lines[0]["psnr"]) == report["pictures"][0]["psnr"]
+    assert "sub/a" in out
+    assert out.splitlines()[-3].startswith("mean ")
+    assert "(4 pairs" in out
+
+
+def test_pairs_in_one_folder_by_how_their_names_end(sa_flax, pairs, run_directory):
+    both = pairs / "both"
+    both.mkdir()
+    for name in "bc":
+        shutil.copy(pairs / "noisy" / f"{name}.png", both / f"{name}_real.png")
+        shutil.copy(pairs / "clean" / f"{name}.png", both / f"{name}_mean.png")
+    shutil.copy(pairs / "clean" / "b.png", both / "alone_mean.png")
+    code, out, err = sa_flax(
+        *("evaluate", run_directory, "--images", both),
+        *("--noisy-suffix", "_real", "--clean-suffix", "_mean"),
+    )
+    assert code == 0
+    assert "(2 pairs" in out
+    assert "alone_mean.png: has no noisy picture of its name" in err
+
+
+def test_pairs_that_do_not_fit_are_named_and_the_others_measured(sa_flax, pairs, run_directory):
+    Image.new("RGB", (31, 24)).save(pairs / "noisy" / "b.png")
+    (pairs / "noisy" / "c.png").write_bytes(b"nothing")
+    words = ("evaluate", run_directory, "--images", pairs / "clean", "--noisy", pairs / "noisy")
+    code, out, err = sa_flax(*words)
+    assert code == 1
+    assert "b.png: is 31 x 24 pixels, colour, and" in err
+    assert "is 32 x 24 pixels, gray; left out" in err
+    assert "c.png: not a readable picture" in err
+    assert "(2 pairs" in out
+    code, _, err = sa_flax(*words, "--sigma", 15, 25)
+    assert code == 2
+    assert "give one" in err
+    code, _, err = sa_flax(*words, "--sigma", 15)
+    assert code == 2
+    assert "is blind: leave --sigma out" in err
+
+
+@pytest.mark.parametrize(
+    ("noisy", "suffixes", "said"),
+    [
+        ("clean", {}, "say how their names end"),
+        ("empty", {}, r"no pairs: none of 0 names of noisy pictures .* \(e\.g\. .*\.png\)"),
+        ("noisy", {"noisy_suffix": "_x"}, "no pairs"),
+    ],
+)
+def test_folders_without_pairs(pairs, noisy, suffixes, said):
+    (pairs / "empty").mkdir()
+    with pytest.raises(ValueError, match=said):
+        find_pairs(pairs / noisy, pairs / "clean", **suffixes)
+
+
+def test_two_files_of_one_name_are_refused(pairs):
+    shutil.copy(pairs / "noisy" / "b.png", pairs / "noisy" / "b.bmp")
+    with pytest.raises(ValueError, match="have one name"):
+        find_pairs(pairs / "noisy", pairs / "clean")
+
+
+@pytest.mark.parametrize("name", ["noisy", "non-local means", "."])
+def test_no_network_shares_a_row_with_another(
+    sa_flax, folder, tmp_path, run_directory, monkeypatch, name
+):
+    if name == ".":
+        (tmp_path / "noisy").symlink_to(run_directory)
+        monkeypatch.chdir(tmp_path / "noisy")
+    else:
+        (tmp_path / name).symlink_to(run_directory)
+    report = tmp_path / "scores.json"
+    code, out, _ = sa_flax(
+        *("evaluate", name if name == "." else tmp_path / name, "--images", folder),
+        *("--sigma", 25, 25, "--baseline", "--json", report),
+    )
+    assert code == 0
+    rows = strict(report)["results"]
+    assert len(rows) == len({row["method"] for row in rows}) == 3
+    assert len({row["psnr"] for row in rows}) == 3
+    assert len([line for line in out.splitlines() if " / " in line]) == 4
+
+
+def test_no_noise_at_all_is_valid_json(sa_flax, folder, tmp_path, run_directory):
+    code, out, _ = sa_flax(
+        *("evaluate", run_directory, "--images", folder, "--sigma", 0),
+        *("--json", tmp_path / "a.json", "--csv", tmp_path / "a.csv"),
+    )
+    assert code == 0
+    assert "inf / 1.0000" in out
+    noisy = strict(tmp_path / "a.json")["results"][0]
+    assert noisy["psnr"] is None
+    assert noisy["not_finite"] == {"psnr": "inf"}
+    lines = (tmp_path / "a.csv").read_text().splitlines()
+    assert lines[0] == "picture,noise,method,psnr,ssim"
+    assert lines[1] == "a.png,sigma 0,noisy,inf,1.0"

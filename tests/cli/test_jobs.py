@@ -1,0 +1,119 @@
+"""Which pictures are worked on, where results go, what is done already."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from sa_flax.cli.jobs import STREAM, plan
+from sa_flax.errors import InputError
+from tests.cli.conftest import snapshot
+
+
+def names(plan_of, place: Path) -> list[tuple[str, str]]:
+    return [
+        (str(job.source.relative_to(place)), str(job.target.relative_to(place)))
+        for job in plan_of.jobs
+    ]
+
+
+def test_folders_are_mirrored(folder, tmp_path):
+    planned = plan([folder], tmp_path / "out")
+    assert names(planned, tmp_path) == [
+        ("in/a.png", "out/a.png"),
+        ("in/sub/b.jpg", "out/sub/b.jpg"),
+    ]
+    assert planned.left_out == ()
+
+
+def test_one_picture_to_a_file(folder, tmp_path):
+    one = plan([folder / "a.png"], tmp_path / "o.jpg")
+    assert names(one, tmp_path) == [("in/a.png", "o.jpg")]
+    (tmp_path / "o.jpg").mkdir()
+    into = plan([folder / "a.png"], tmp_path / "o.jpg")
+    assert names(into, tmp_path) == [("in/a.png", "o.jpg/a.png")]
+    assert names(plan([folder / "a.png"], tmp_path / "o"), tmp_path) == [("in/a.png", "o/a.png")]
+    with pytest.raises(InputError, match="would both be written"):
+        plan([folder / "a.png", folder / "a.png"], tmp_path / "x.jpg")
+
+
+@pytest.mark.parametrize("link", [False, True])
+def test_results_inside_the_folder_are_no_input(folder, tmp_path, link):
+    out = folder / "out"
+    if link:
+        (tmp_path / "elsewhere").mkdir()
+        out.symlink_to(tmp_path / "elsewhere")
+    first = plan([folder], out)
+    assert len(first.jobs) == 2
+    for job in first.jobs:
+        job.target.parent.mkdir(parents=True, exist_ok=True)
+        job.target.write_bytes(b"a result")
+    again = plan([folder], out)
+    assert (len(again.jobs), len(again.done)) == (0, 2)
+    assert "2 pictures in it, which are results" in again.left_out[0]
+    assert [job.source for job in plan([folder], out, overwrite=True).jobs] == [
+        job.source for job in first.jobs
+    ]
+
+
+def test_a_folder_whose_name_only_begins_like_the_output_is_input(folder):
+    (folder / "out").mkdir()
+    (folder / "outside").mkdir()
+    (folder / "outside" / "c.png").write_bytes(b"")
+    assert "c.png" in [job.source.name for job in plan([folder], folder / "out").jobs]
+
+
+def test_done_is_what_is_there_and_newer(folder, tmp_path):
+    source, target = folder / "a.png", tmp_path / "out" / "a.png"
+    target.parent.mkdir()
+    target.write_bytes(b"a result")
+    assert len(plan([source], tmp_path / "out").done) == 1
+    os.utime(target, (1, 1))
+    assert len(plan([source], tmp_path / "out").done) == 0
+
+
+def test_a_picture_of_ones_own_in_the_output_folder_is_kept(sa_flax, folder, tmp_path):
+    """An output folder inside the input may hold originals under the names of results."""
+    Image.fromarray(np.zeros((5, 5), np.uint8)).save(folder / "sub" / "a.png")
+    os.utime(folder / "sub" / "a.png", (1, 1))
+    before = snapshot(folder)
+    code, _, err = sa_flax("denoise", folder, "--output", folder / "sub")
+    assert code == 1
+    assert "may be a picture of yours; --overwrite" in err
+    after = snapshot(folder)
+    assert {name: after[name] for name in before} == before
+
+
+def test_a_second_run_does_nothing_and_says_so(sa_flax, folder):
+    out = folder / "out"
+    code, _, _ = sa_flax("denoise", folder, "--output", out)
+    assert code == 0
+    before = {path: os.stat(path).st_mtime_ns for path in snapshot(out)}
+    code, said, _ = sa_flax("denoise", folder, "--output", out)
+    assert code == 0
+    assert "2 were done already" in said
+    assert "--overwrite" in said
+    assert {path: os.stat(path).st_mtime_ns for path in snapshot(out)} == before
+    code, said, _ = sa_flax("denoise", folder, "--output", out, "--overwrite")
+    assert "denoised 2 of 2" in said
+    assert sorted(p.name for p in out.rglob("*.*")) == ["a.png", "b.jpg"]
+
+
+def test_noise_is_the_same_whatever_was_done_before(sa_flax, folder, tmp_path):
+    words = ("add-noise", folder, "--sigma", 20, "--output")
+    sa_flax(*words, tmp_path / "whole")
+    sa_flax(*words, tmp_path / "parts")
+    (tmp_path / "parts" / "sub" / "b.jpg").unlink()
+    sa_flax(*words, tmp_path / "parts")
+    for name in ("a.png", "sub/b.jpg"):
+        whole, parts = ((tmp_path / which / name).read_bytes() for which in ("whole", "parts"))
+        assert whole == parts
+
+
+def test_streams():
+    assert plan([STREAM], Path("x.png")).jobs[0].target == Path("x.png")
+    assert plan([STREAM], Path("out")).jobs[0].target == Path("out/stdin")
+    with pytest.raises(InputError, match="one picture to standard output"):
+        plan([Path("a"), Path("b")], STREAM)
