@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from sa_flax.functional.canvas import blank_outside
 from sa_flax.functional.pooling import (
     Window,
     centred_and_variance,
@@ -112,7 +113,7 @@ def _mean_and_max_gate(x: Float[Array, "... H W C"], params) -> Float[Array, "..
         [jnp.mean(x, axis=-1, keepdims=True), jnp.max(x, axis=-1, keepdims=True)], axis=-1
     )
     convolved = jax.lax.conv_general_dilated(
-        pooled.reshape(-1, *pooled.shape[-3:]),
+        blank_outside(pooled.reshape(-1, *pooled.shape[-3:])),
         params.spatial_kernel[..., None].astype(pooled.dtype),
         window_strides=(1, 1),
         padding="SAME",

@@ -24,6 +24,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from sa_flax.functional import canvas
+
 Window = tuple[int, int] | None
 _Statistics = TypeVar("_Statistics")
 
@@ -126,6 +128,23 @@ def _pivot(x: Float[Array, "... H W C"]) -> Float[Array, "... 1 1 C"]:
     return jax.lax.stop_gradient(x[..., :1, :1, :])
 
 
+def _mean_on_canvas(x: Array, mask: Array, axes: tuple[int, ...]) -> Array:
+    pivot = canvas.first_pixel(x, axes)
+    return pivot + canvas.masked_mean(x - pivot, mask, axes)
+
+
+def _centred_and_variance_on_canvas(x: Array) -> tuple[Array, Array]:
+    """As `centred_and_variance`. Pivot and mean are noted apart, for their sum is rounded."""
+    pivot = canvas.statistic(lambda mask, axes: canvas.first_pixel(x, axes), x)
+    shifted = x - pivot
+    mean = canvas.statistic(lambda mask, axes: canvas.masked_mean(shifted, mask, axes), x)
+    centred = shifted - mean
+    variance = canvas.statistic(
+        lambda mask, axes: canvas.masked_mean(jnp.square(centred), mask, axes), x
+    )
+    return centred, variance
+
+
 def spatial_mean(
     x: Float[Array, "... H W C"], *, window: Window = None
 ) -> Float[Array, "... #H #W C"]:
@@ -137,6 +156,8 @@ def spatial_mean(
     """
     chex.assert_rank(x, {3, 4, 5})
     x = x.astype(statistics_dtype(x.dtype))
+    if window is None and canvas.current_canvas() is not None:
+        return canvas.statistic(lambda mask, axes: _mean_on_canvas(x, mask, axes), x)
     pivot = _pivot(x)
     if covers(window, x):
         return pivot + jnp.mean(x - pivot, axis=(-3, -2), keepdims=True)
@@ -153,6 +174,8 @@ def spatial_max(
     The gradient of a maximum that several pixels reach is shared among them.
     """
     chex.assert_rank(x, {3, 4, 5})
+    if window is None and canvas.current_canvas() is not None:
+        return canvas.statistic(lambda mask, axes: canvas.masked_max(x, mask, axes), x)
     if covers(window, x):
         return jnp.max(x, axis=(-3, -2), keepdims=True)
     assert window is not None
@@ -170,6 +193,8 @@ def centred_and_variance(
     """
     chex.assert_rank(x, {3, 4, 5})
     x = x.astype(statistics_dtype(x.dtype))
+    if window is None and canvas.current_canvas() is not None:
+        return _centred_and_variance_on_canvas(x)
     shifted = x - _pivot(x)
     if covers(window, x):
         centred = shifted - jnp.mean(shifted, axis=(-3, -2), keepdims=True)

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from sa_flax.functional.canvas import current_canvas
 from sa_flax.functional.fused_shuffle_attention import fused_shuffle_attention
 from sa_flax.functional.fused_without_shuffle import fused_without_shuffle
 from sa_flax.functional.pooling import Window, centred_and_variance, covers, spatial_mean
@@ -250,7 +251,9 @@ def shuffle_attention(
             f"over explicit mesh axes: {jax.typeof(x)}. Make the mesh with "
             f"axis_types=(jax.sharding.AxisType.Auto, ...), or use implementation='textbook'."
         )
-    if windowed or explicit or implementation == "textbook":
+    # On a canvas statistics may be given, and the picture may be smaller than its map.
+    on_canvas = current_canvas() is not None
+    if windowed or explicit or on_canvas or implementation == "textbook":
         return textbook_shuffle_attention(
             x, params, groups=groups, epsilon=epsilon, window=window, shuffle=shuffle
         )

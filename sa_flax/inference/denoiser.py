@@ -9,19 +9,44 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Array, Float
 
 from sa_flax.errors import InputError
 from sa_flax.functional.pooling import Window
+from sa_flax.inference.arrays import as_batch, check_values, from_unit, split_alpha, to_unit
+from sa_flax.inference.finish import REACH, Finish
+from sa_flax.inference.whole_or_tiles import Engine, Report, ignore
 from sa_flax.models.saved import from_pretrained
 
 
 class Denoiser:
-    """`denoiser(noisy) -> clean`, for arrays of every usual kind.
+    """`denoiser(noisy) -> clean`, for arrays of every usual kind and size.
 
-    Takes NumPy or JAX arrays, (H, W), (H, W, C) or (B, H, W, C), uint8, uint16 or float in [0, 1],
-    and returns the same kind. A last axis of 2 or 4 is gray or colour with alpha; alpha passes
-    through as it is. A gray network denoises the channels of a colour picture one by one; a colour
-    network denoises a gray picture as three equal channels, and their mean is returned.
+    Takes NumPy or JAX arrays, (H, W), (H, W, C) or (B, H, W, C), uint8, uint16 (of any byte order)
+    or float in [0, 1], and returns the same kind, clipped to its range and, for integers, rounded.
+    Floats of every width are computed in float32. A last axis of 2 or 4 is gray or colour with
+    alpha; alpha passes through as it is. A gray network denoises the channels of a colour picture
+    one by one; a colour network denoises a gray picture as three equal channels, and their mean is
+    returned.
+
+    Any size goes through tiles of a few sizes, so that memory is bounded and little is compiled.
+    What comes out is what the network makes of the whole picture:
+
+    - Without attention, exactly (to rounding): tiles overlap by the network's receptive radius, and
+      a picture smaller than its tile is computed as if it ended where it does.
+    - Attention that pools (shuffle, squeeze_excite, ...) takes its statistics from the whole
+      picture where that fits into `memory` at once, exactly. Of a larger one they are taken in a
+      first pass over sixteen parts spread over it, as much as one tile, and hold for all tiles:
+      estimates of the whole's, but the same everywhere.
+    - With a `window` statistics are of the window, and tiles overlap by it: exactly.
+    - Attention between all positions (non_local, self_attention, danet) sees the whole picture
+      where that fits into `memory` at once, else the tile alone, and tiles are faded into each
+      other.
+
+    Networks of other makers go through whole, unless they have the attributes `receptive_radius`
+    and `stride` and are built from `sa_flax.modules`.
+
+    For `jax.jit`, `jax.vmap` and gradients, and without clipping, see `apply`.
 
     Args:
       model: a network that maps noisy (B, H, W, C) in [0, 1] to clean, with the attribute
@@ -33,15 +58,25 @@ class Denoiser:
         pictures too large for one. Rows at the edges are exchanged and attention's sums taken over
         all devices, so the result is the same. Where the height is no multiple of `devices` (times
         2^(levels - 1) for a U-Net) the picture is continued by its mirror image first, which counts
-        in attention's statistics.
+        in attention's statistics. Nothing is tiled then.
+      memory: what the process should stay within, the pictures included: bytes, or a text like
+        "2GB". By default half of what is free on top of what it holds. Tiles are chosen by it; with
+        less than the smallest tiles need (some 600 MB), those are taken.
 
     Raises:
-      InputError: where there are not so many devices.
+      InputError: where there are not so many devices, and for a `memory` that is none.
       TypeError: for a network without the attribute `channels`, and for a window where the network
         can't take one.
     """
 
-    def __init__(self, model: nnx.Module, *, window: Window = None, devices: int = 1):
+    def __init__(
+        self,
+        model: nnx.Module,
+        *,
+        window: Window = None,
+        devices: int = 1,
+        memory: str | int | None = None,
+    ):
         channels = getattr(model, "channels", None)
         if not isinstance(channels, int):
             raise TypeError(
@@ -54,18 +89,14 @@ class Denoiser:
         model.eval()
         self.channels = channels
         self.takes_noise_level: bool = getattr(model, "noise_level", False)
-        graphdef, state = nnx.split(model)
+        self._graphdef, state = nnx.split(model)
         self._rows: NamedSharding | None = None
         if devices != 1:
             self._rows = NamedSharding(_mesh(devices), PartitionSpec(None, "height"))
             self._row_multiple = devices * getattr(model, "stride", 1)
+        self._engine = Engine(model, self._network, memory=memory)
         self._state = self._everywhere(state)
-
-        def forward(state: nnx.State, noisy: jax.Array, sigma: Any) -> jax.Array:
-            network = nnx.merge(graphdef, state)
-            return network(noisy) if sigma is None else network(noisy, sigma)
-
-        self._forward = jax.jit(forward, out_shardings=self._rows)
+        self._forward = jax.jit(self._network, out_shardings=self._rows)
 
     @classmethod
     def from_pretrained(
@@ -75,6 +106,7 @@ class Denoiser:
         revision: str | None = None,
         window: Window = None,
         devices: int = 1,
+        memory: str | int | None = None,
     ) -> "Denoiser":
         """A saved network: a shipped name (`sa_flax.list_pretrained()`), a directory, also that of
         a run of train.py, or OWNER/NAME on the hub.
@@ -84,7 +116,7 @@ class Denoiser:
         """
         model, _ = from_pretrained(name, revision=revision)
         try:
-            return cls(model, window=window, devices=devices)
+            return cls(model, window=window, devices=devices, memory=memory)
         except TypeError as error:
             raise InputError(f"{name}: {error}") from error
 
@@ -94,36 +126,106 @@ class Denoiser:
         other._state = self._everywhere(nnx.merge_state(*states))
         return other
 
-    def __call__(self, noisy: Any, sigma: float | None = None) -> Any:
+    @property
+    def params(self) -> nnx.State:
+        """All that the network has learned, as a pytree: what `apply` takes."""
+        return self._state
+
+    @property
+    def model(self) -> nnx.Module:
+        """The network, in evaluation mode: `model(noisy) -> clean`, not clipped."""
+        return nnx.merge(self._graphdef, self._state, copy=True)
+
+    def apply(
+        self,
+        params: nnx.State,
+        x: Float[Array, "*B H W C"],
+        sigma: Float[Array, " B"] | float | None = None,
+    ) -> Float[Array, "*B H W C"]:
+        """The network as a pure function: for jit, vmap, grad, jvp, scan and what else JAX has.
+
+        Nothing is clipped, rounded, converted or tiled.
+
+        Args:
+          params: `denoiser.params`, or others of that structure.
+          x: pictures in [0, 1], float, (H, W, C) or (B, H, W, C), with the network's channels.
+          sigma: noise level in [0, 1] units, for networks that were trained to be told it.
+
+        Raises:
+          ValueError: for another rank or number of channels, and for a noise level too many or
+            missing.
+        """
+        self._check_sigma(sigma)
+        if x.ndim == 3:
+            return self._network(params, x[None], sigma)[0]
+        return self._network(params, x, sigma)
+
+    def __call__(
+        self,
+        noisy: Any,
+        sigma: float | None = None,
+        *,
+        strength: float = 1.0,
+        keep_detail: float = 0.0,
+        self_ensemble: bool = False,
+        report: Report = ignore,
+    ) -> Any:
         """Denoises a picture or a batch of pictures.
+
+        The result is clipped to the range of its kind ([0, 1] for floats) and, for integers,
+        rounded; `apply` does neither.
 
         Args:
           noisy: see the class.
           sigma: noise level in [0, 1] units, for networks that were trained to be told it.
+          strength: how much of what the network takes away is taken away: 1 all, 0 nothing.
+          keep_detail: how much texture to put back, 0 to 1: what stands out of the noise in the
+            finest scales of what was taken away (see `sa_flax.inference.finish.texture`).
+          self_ensemble: mean over the eight flips and rotations of the picture, at eight times the
+            cost.
+          report: called with (tiles done, tiles in all) after each tile. What it raises ends the
+            work, as a signal between tiles does.
 
         Raises:
-          TypeError: for a dtype other than uint8, uint16 and floats.
+          TypeError: for a dtype other than uint8, uint16 and floats, and where JAX traces it.
           ValueError: for another rank, number of channels or size, for floats that are not finite
-            or far outside [0, 1], and for a noise level too many or missing.
+            or on another scale, for a noise level too many or missing, and for a strength or
+            keep_detail outside of [0, 1].
         """
-        if (sigma is not None) != self.takes_noise_level:
-            raise ValueError(
-                "this network needs the noise level: denoiser(noisy, sigma), sigma in [0, 1] units."
-                if self.takes_noise_level
-                else "this network is blind: it takes no noise level."
+        if isinstance(noisy, jax.core.Tracer):
+            raise TypeError(
+                "denoiser(noisy) takes arrays with values, and jax.jit, vmap or grad trace it: use "
+                "the pure function, e.g. jax.jit(denoiser.apply)(denoiser.params, noisy), with "
+                "float pictures in [0, 1]."
             )
+        self._check_sigma(sigma)
+        finish = Finish(strength, keep_detail)
         pictures = np.asarray(noisy)
-        batch = _as_batch(pictures)
-        colour, alpha = _split_alpha(batch)
-        denoised = self._denoise_channels(_to_unit(colour), sigma)
-        result = _from_unit(denoised, pictures.dtype)
-        result = np.concatenate([result, alpha], axis=-1).reshape(pictures.shape)
-        return jnp.asarray(result) if isinstance(noisy, jax.Array) else result
+        batch = as_batch(pictures)
+        colour, alpha = split_alpha(batch)
+        check_values(colour)
+        clean = np.empty_like(batch)
+        clean[..., colour.shape[-1] :] = alpha
+        groups = self._groups(colour.shape[-1])
+        work = [(index, group) for index in range(len(batch)) for group in groups]
+        for turn, (index, group) in enumerate(work):
+
+            def of_all(done: int, total: int, turn: int = turn) -> None:
+                report(turn * total + done, len(work) * total)
+
+            noisy_part, clean_part = colour[index][..., group], clean[index][..., group]
+            self._one(
+                noisy_part, clean_part, sigma,
+                finish=finish, self_ensemble=self_ensemble, report=of_all,
+            )  # fmt: skip
+        clean = clean.reshape(pictures.shape)
+        return jnp.asarray(clean) if isinstance(noisy, jax.Array) else clean
 
     def compile(self, height: int, width: int) -> jax.stages.Compiled:
-        """What runs for a picture of this size, compiled but not run: to ask what it will take.
+        """A whole picture of this size at once, compiled but not run: to ask what it will take.
 
-        `denoiser.compile(4000, 6000).memory_analysis()` says it in bytes, for each device.
+        `denoiser.compile(4000, 6000).memory_analysis()` says it in bytes, for each device. Pictures
+        go through tiles instead, unless they are split over devices.
         """
         if self._rows is not None:
             height += -height % self._row_multiple
@@ -136,39 +238,78 @@ class Denoiser:
         """The form that `evaluate` compares: a blind network is not told the noise level."""
         return self(noisy, sigma if self.takes_noise_level else None)
 
+    def _network(self, state: nnx.State, noisy: jax.Array, sigma: Any) -> jax.Array:
+        network = nnx.merge(self._graphdef, state, copy=True)
+        return network(noisy) if sigma is None else network(noisy, sigma)
+
+    def _check_sigma(self, sigma: Any) -> None:
+        if (sigma is not None) != self.takes_noise_level:
+            raise ValueError(
+                "this network needs the noise level: denoiser(noisy, sigma), sigma in [0, 1] units."
+                if self.takes_noise_level
+                else "this network is blind: it takes no noise level."
+            )
+
     def _everywhere(self, state: nnx.State) -> nnx.State:
         if self._rows is None:
             return state
         return jax.device_put(state, NamedSharding(self._rows.mesh, PartitionSpec()))
 
-    def _run(self, x: np.ndarray, sigma: float | None) -> np.ndarray:
-        """(B, H, W, channels) through the network, on one device or by rows on several."""
-        if self._rows is None:
-            return np.asarray(self._forward(self._state, x, sigma))
-        height = x.shape[1]
-        missing = -height % self._row_multiple
-        if missing:
-            x = np.pad(x, ((0, 0), (0, missing), (0, 0), (0, 0)), mode="symmetric")
-        return np.asarray(self._forward(self._state, jax.device_put(x, self._rows), sigma))[
-            :, :height
-        ]
-
-    def _denoise_channels(self, x: np.ndarray, sigma: float | None) -> np.ndarray:
-        """(B, H, W, C) float32 through the network, whatever its number of channels."""
-        batch, height, width, channels = x.shape
-        if channels == self.channels:
-            return self._run(x, sigma)
+    def _groups(self, channels: int) -> list[slice]:
+        """The channels of a picture that go through the network together."""
+        if channels in (1, self.channels):
+            return [slice(0, channels)]
         if self.channels == 1:
-            planes = np.moveaxis(x, -1, 1).reshape(-1, height, width, 1)
-            y = self._run(planes, sigma)
-            return np.moveaxis(y.reshape(batch, channels, height, width), 1, -1)
-        if channels == 1:
-            repeated = np.repeat(x, self.channels, axis=-1)
-            y = self._run(repeated, sigma)
-            return y.mean(axis=-1, keepdims=True)
+            return [slice(c, c + 1) for c in range(channels)]
         raise InputError(
             f"a network for {self.channels} channels can't denoise a picture with {channels}."
         )
+
+    def _one(
+        self,
+        noisy: np.ndarray,
+        clean: np.ndarray,
+        sigma: float | None,
+        *,
+        finish: Finish,
+        self_ensemble: bool,
+        report: Report,
+    ) -> None:
+        """(H, W, C) of any kind through the network, into `clean`. C is 1 or the network's."""
+        channels = noisy.shape[-1]
+        finish = finish.for_picture(noisy)
+
+        def convert(part: np.ndarray) -> np.ndarray:
+            unit = to_unit(part)
+            return np.repeat(unit, self.channels, axis=-1) if channels != self.channels else unit
+
+        def back(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+            if channels != self.channels:
+                x, y = x[..., :1], y.mean(axis=-1, keepdims=True)
+            return finish(x, y)
+
+        def write(first: int, rows: np.ndarray) -> None:
+            rows = rows[: len(clean) - first, : clean.shape[1]]
+            clean[first : first + len(rows)] = from_unit(rows, clean.dtype)
+
+        if self._rows is not None:
+            x = convert(noisy)
+            write(0, back(x, self._on_devices(x, sigma)))
+            report(1, 1)
+            return
+        self._engine.run(
+            self._state, noisy, sigma, convert=convert, back=back, write=write,
+            reach=REACH if finish.looks_around else 0, self_ensemble=self_ensemble, report=report,
+        )  # fmt: skip
+
+    def _on_devices(self, x: np.ndarray, sigma: float | None) -> np.ndarray:
+        """(H, W, channels) through the network, by rows on several devices."""
+        height = x.shape[0]
+        missing = -height % self._row_multiple
+        x = np.pad(x, ((0, missing), (0, 0), (0, 0)), mode="symmetric")[None]
+        return np.asarray(self._forward(self._state, jax.device_put(x, self._rows), sigma))[
+            0, :height
+        ]
 
 
 def _mesh(devices: int) -> Mesh:
@@ -181,49 +322,3 @@ def _mesh(devices: int) -> Mesh:
     return jax.make_mesh(
         (devices,), ("height",), axis_types=(AxisType.Auto,), devices=available[:devices]
     )
-
-
-def _as_batch(x: np.ndarray) -> np.ndarray:
-    if x.ndim not in (2, 3, 4) or 0 in x.shape:
-        raise ValueError(f"a picture must be (H, W), (H, W, C) or (B, H, W, C); got {x.shape}.")
-    if x.ndim == 2:
-        return x[None, :, :, None]
-    batch = x if x.ndim == 4 else x[None]
-    if batch.shape[-1] > 4:
-        raise ValueError(
-            f"the last axis holds the channels, 1 to 4 of them; got a shape of {x.shape}. Move the "
-            "channels to the end."
-        )
-    return batch
-
-
-def _split_alpha(batch: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    colours = batch.shape[-1] - (batch.shape[-1] in (2, 4))
-    return batch[..., :colours], batch[..., colours:]
-
-
-def _to_unit(x: np.ndarray) -> np.ndarray:
-    if x.dtype in (np.uint8, np.uint16):
-        return x.astype(np.float32) / np.iinfo(x.dtype).max
-    if not jnp.issubdtype(x.dtype, jnp.floating):
-        raise TypeError(f"pictures must be uint8, uint16 or float in [0, 1]; got {x.dtype}.")
-    x = x.astype(np.float32)
-    if not np.isfinite(x).all():
-        raise ValueError("the picture holds values that are not finite (NaN or infinity).")
-    if np.abs(x).max() > 16:
-        raise ValueError(
-            f"float pictures must be in [0, 1]; this one reaches {np.abs(x).max():g}. Divide by "
-            "255, or pass it as uint8."
-        )
-    return x
-
-
-def _from_unit(x: np.ndarray, dtype: np.dtype) -> np.ndarray:
-    if dtype in (np.uint8, np.uint16):
-        if not np.isfinite(x).all():  # integers would hide it
-            raise InputError(
-                "the network's result is not finite: its weights are damaged, or its training "
-                "diverged."
-            )
-        return np.round(np.clip(x, 0, 1) * np.iinfo(dtype).max).astype(dtype)
-    return np.clip(x, 0, 1).astype(dtype)

@@ -86,6 +86,11 @@ class DnCNN(nnx.Module):
             ]
         )
 
+    @property
+    def receptive_radius(self) -> int:
+        """How many pixels away from a pixel its result depends on."""
+        return self.depth
+
     def __call__(self, noisy: Float[Array, "B H W C"]) -> Float[Array, "B H W C"]:
         """Denoises pictures in [0, 1].
 

@@ -12,6 +12,7 @@ from jaxtyping import Array, Float
 from sa_flax.functional.pooling import Window, check_window
 from sa_flax.modules.attention import set_window
 from sa_flax.modules.blocks import Downsample, ResidualBlock, Upsample, conv3x3
+from sa_flax.modules.reach import attention_reach
 
 Dtype = jax.typing.DTypeLike
 Attend = Literal["none", "encoder", "decoder", "both"]
@@ -180,6 +181,21 @@ class AttentionUNet(nnx.Module):
         for block in stack.layers:
             x = apply(block, x)
         return x
+
+    @property
+    def receptive_radius(self) -> int:
+        """How many pixels away from a pixel its result depends on, at most.
+
+        Of statistics that attention takes of the whole picture nothing is said here.
+        """
+        reach: int = 2 + self.stride - 1  # head and tail; where a pixel lies in its coarsest one
+        for level in range(self.levels):
+            stacks = [self.bottom]
+            if level < self.levels - 1:
+                stacks = [self.encoder[level], self.decoder[level]]
+            blocks: list[Any] = [block for stack in stacks for block in stack.layers]
+            reach += int(2**level) * sum(2 + attention_reach(block.attention) for block in blocks)
+        return reach
 
     def with_window(self, window: Window) -> "AttentionUNet":
         """This network with attention's statistics taken over a window around each pixel.

@@ -10,6 +10,7 @@ from flax.nnx.nn import initializers
 from flax.nnx.nn.dtypes import promote_dtype
 from jaxtyping import Array, Float
 
+from sa_flax.functional.canvas import blank_outside
 from sa_flax.modules.attention import make_attention
 
 Dtype = jax.typing.DTypeLike
@@ -31,6 +32,8 @@ class Conv(nnx.Conv):
 
     def __call__(self, inputs: Array, out_sharding=None) -> Array:
         dtype = self.dtype or jnp.result_type(inputs.dtype, self.kernel.dtype)
+        if self.padding == 1:
+            inputs = blank_outside(inputs)
         return super().__call__(inputs, out_sharding).astype(dtype)
 
 

@@ -68,6 +68,79 @@ def test_noise_level():
         GRAY(np.zeros((2, 2), np.float32), 0.1)
 
 
+def test_any_byte_order():
+    noisy = (np.random.default_rng(0).random((6, 5, 3)) * 65535).astype(np.uint16)
+    for order in ("<u2", ">u2"):
+        clean = COLOR(noisy.astype(order))
+        assert clean.dtype == np.dtype(order)
+        np.testing.assert_array_equal(clean, COLOR(noisy))
+    single = noisy.astype(">f4") / 65535
+    np.testing.assert_array_equal(COLOR(single), COLOR(single.astype("<f4")))
+
+
+NOISE = np.random.default_rng(0).standard_normal((64, 64)).astype(np.float32)
+
+
+@pytest.mark.parametrize(
+    "fine",
+    [
+        0.5 + 0.2 * NOISE,
+        2 * NOISE,  # the largest level that commands take, over black
+        1 + 2 * NOISE,  # and over white
+        np.full((4, 4), 1.9, np.float32),  # somewhat too bright
+        np.full((4, 4), 1.0, np.float32),
+        np.zeros((4, 4), np.float32),
+    ],
+)
+def test_noise_may_leave_the_range(fine):
+    clean = GRAY(fine.astype(np.float32))
+    np.testing.assert_allclose(clean, np.clip(fine / 2, 0, 1), atol=1e-6)
+
+
+def test_a_network_as_a_pure_function():
+    denoiser = sa_flax.Denoiser(Halve(3, noise_level=True))
+    model = sa_flax.create_model(
+        "attention_unet", width=4, levels=2, attention="shuffle", rngs=nnx.Rngs(0)
+    )
+    unet = sa_flax.Denoiser(model)
+    x = jnp.asarray(np.random.default_rng(0).random((2, 9, 7, 3)), jnp.float32)
+    # Nothing is clipped.
+    assert denoiser.apply(denoiser.params, x, 3.0).min() >= 3
+    plain = model(x)
+    apply = unet.apply
+    np.testing.assert_allclose(apply(unet.params, x), plain, atol=1e-6)
+    np.testing.assert_allclose(unet.model(x), plain, atol=1e-6)
+    np.testing.assert_allclose(apply(unet.params, x[0]), plain[0], atol=1e-5)
+    np.testing.assert_allclose(jax.jit(apply)(unet.params, x), plain, atol=1e-5)
+    mapped = jax.vmap(apply, in_axes=(None, 0))(unet.params, x)
+    np.testing.assert_allclose(mapped, plain, atol=1e-5)
+    _, out = jax.lax.scan(lambda carry, one: (carry, apply(unet.params, one)), 0, x)
+    np.testing.assert_allclose(out, plain, atol=1e-5)
+    y, tangent = jax.jvp(lambda x: apply(unet.params, x), (x,), (jnp.ones_like(x),))
+    assert tangent.shape == y.shape == x.shape
+    gradients = jax.grad(lambda p: jnp.sum(jnp.square(apply(p, x))))(unet.params)
+    assert jax.tree.structure(gradients) == jax.tree.structure(unet.params)
+    assert any(bool(jnp.any(leaf != 0)) for leaf in jax.tree.leaves(gradients))
+    with pytest.raises(ValueError, match="needs the noise level"):
+        denoiser.apply(denoiser.params, x)
+
+
+def test_tracing_the_denoiser_itself_says_what_to_call():
+    with pytest.raises(TypeError, match=r"jax.jit\(denoiser.apply\)\(denoiser.params, noisy\)"):
+        jax.jit(GRAY)(jnp.zeros((4, 4)))
+
+
+@pytest.mark.parametrize("memory", ["2GB", "1.5 GiB", "900m", 10**9])
+def test_memory_as_people_write_it(memory):
+    assert sa_flax.Denoiser(Halve(1), memory=memory)(np.zeros((2, 2), np.uint8)).shape == (2, 2)
+
+
+@pytest.mark.parametrize("memory", ["lots", "-1GB", "", "10", 0, 1.5, True])
+def test_memory_that_is_none(memory):
+    with pytest.raises(InputError, match="memory must be"):
+        sa_flax.Denoiser(Halve(1), memory=memory)
+
+
 @pytest.mark.parametrize(
     ("noisy", "error", "message"),
     [
@@ -77,6 +150,10 @@ def test_noise_level():
         (np.zeros((3, 40, 50), np.float32), ValueError, "Move the channels to the end"),
         (np.full((4, 4), np.nan, np.float32), ValueError, "not finite"),
         (np.full((4, 4), 255, np.float32), ValueError, "Divide by 255"),
+        (np.linspace(0, 12, 16, dtype=np.float32).reshape(4, 4), ValueError, "Divide by 255"),
+        (np.array([[0, 1, 2, 0]], np.float32), ValueError, "Divide by 255"),
+        (np.full((4, 4), -3, np.float16), ValueError, "move and scale it"),
+        (np.linspace(-128, 127, 16).reshape(4, 4), ValueError, r"goes from -128 to 127.*move"),
     ],
 )
 def test_errors(noisy, error, message):

@@ -1,0 +1,220 @@
+"""Runs a network over one picture: in tiles where the network allows it, whole where not."""
+
+from collections.abc import Callable
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from sa_flax.functional.canvas import Canvas, on_canvas
+from sa_flax.inference import memory as bytes_
+from sa_flax.inference.tiling import Overlap, Planner, denoise_in_tiles
+from sa_flax.modules.affinities import DANet, NonLocal, SelfAttention
+
+Forward = Callable[[Any, jax.Array, Any], jax.Array]
+Report = Callable[[int, int], None]
+# What a network's result at a pixel depends on: pixels near it ("local"); besides, statistics of
+# the whole picture ("pooled") or of a window ("windowed"); all pixels ("everywhere"); not known.
+Kind = Literal["local", "pooled", "windowed", "everywhere", "unknown"]
+
+# Beside tiles and pictures: what compiling takes for a while, and small arrays.
+_RESERVE = 250 * 2**20
+# Parts of a picture, each way, that statistics are estimated from.
+_PARTS = 4
+
+
+def ignore(done: int, total: int) -> None:
+    """A report that nobody reads."""
+
+
+def kind_of(model: nnx.Module) -> Kind:
+    """See `Kind`."""
+    if not isinstance(getattr(model, "receptive_radius", None), int):
+        return "unknown"
+    layers = [layer for _, layer in nnx.iter_modules(model)]
+    if any(isinstance(layer, DANet | NonLocal | SelfAttention) for layer in layers):
+        return "everywhere"
+    windows = [layer.window for layer in layers if hasattr(layer, "window")]
+    if not windows:
+        return "local"
+    return "pooled" if None in windows else "windowed"
+
+
+class Engine:
+    """Compiled functions of one network, and how pictures go through them.
+
+    Args:
+      model: the network, for what it says of itself.
+      forward: (state, noisy (B, H, W, C), sigma) -> clean.
+      memory: bytes, or a text, that the process should stay within; None for half of what is free.
+    """
+
+    def __init__(self, model: nnx.Module, forward: Forward, *, memory: str | int | None):
+        self.kind = kind_of(model)
+        self.stride: int = getattr(model, "stride", 1)
+        self.radius: int = getattr(model, "receptive_radius", 0)
+        self.channels: int = model.channels  # type: ignore[attr-defined]
+        self.takes_noise_level: bool = getattr(model, "noise_level", False)
+        self._budget = None if memory is None else bytes_.parse_bytes(memory)
+        self._held = bytes_.resident()
+        self._per_pixel: float | None = None
+        self._planners: dict[tuple[int, bool], Planner] = {}
+        self._forward = forward
+        self._whole = jax.jit(forward)
+
+        def on_tile(state, tile, valid, sigma, given):
+            height, width = tile.shape[1:3]
+            canvas = Canvas(height, width, valid, given=None if given is None else iter(given))
+            with on_canvas(canvas):
+                return forward(state, tile, sigma)
+
+        def look(state, parts, sigma):
+            height, width = parts.shape[1:3]
+            valid = jnp.asarray((height, width), jnp.int32)
+            with on_canvas(Canvas(height, width, valid, over_batch=True)) as canvas:
+                forward(state, parts, sigma)
+            return tuple(canvas.noted)
+
+        self._on_tile, self._look = jax.jit(on_tile), jax.jit(look)
+
+    def run(
+        self,
+        state: Any,
+        noisy: np.ndarray,
+        sigma: float | None,
+        *,
+        convert: Callable[[np.ndarray], np.ndarray],
+        back: Callable[[np.ndarray, np.ndarray], np.ndarray],
+        write: Callable[[int, np.ndarray], None],
+        reach: int,
+        self_ensemble: bool,
+        report: Report,
+    ) -> None:
+        """Denoises one picture.
+
+        Args:
+          state: the network's variables.
+          noisy: the picture, (H, W, C) of any kind.
+          sigma: what the network is told, or None.
+          convert: a part of `noisy` -> what the network takes, (h, w, channels) float32.
+          back: the network's input and output, each (h, w, channels) -> a part of the result.
+          write: takes the first row's number, and rows of the result; rows and columns beyond the
+            picture's are to be left out.
+          reach: how many pixels around one `back` looks at.
+          self_ensemble: mean over flips and rotations.
+          report: called after each tile.
+        """
+        picture = _continued(noisy, self.stride)
+        height, width = picture.shape[:2]
+        room, per_pixel = self._room(noisy), self._bytes_per_pixel(state)
+        whole_fits = 2 * height * width * (per_pixel + 16) <= room
+        if self.kind == "unknown" or (self.kind in ("windowed", "everywhere") and whole_fits):
+            x = convert(noisy)
+
+            def at_once(part: np.ndarray) -> np.ndarray:
+                return np.asarray(self._whole(state, part[None], sigma))[0]
+
+            y = _over_flips(at_once, x) if self_ensemble else at_once(x)
+            write(0, back(x, y))
+            report(1, 1)
+            return
+        plan = self._planner(reach).plan(height, width, room=room, per_pixel=per_pixel)
+        given = None
+        if self.kind == "pooled" and plan.count > 1:
+            given = self._look(state, self._parts(picture, plan.tile, convert), sigma)
+
+        def on_canvas_of(tile: tuple[int, int]) -> Callable[[np.ndarray], np.ndarray]:
+            def network(part: np.ndarray) -> np.ndarray:
+                h, w = part.shape[:2]
+                side = tile if (h, w) == plan.valid else tile[::-1]  # turned
+                canvas = np.zeros((1, *side, part.shape[-1]), np.float32)
+                canvas[0, :h, :w] = part
+                valid = np.array((h, w), np.int32)
+                return np.asarray(self._on_tile(state, canvas, valid, sigma, given))[0, :h, :w]
+
+            return network
+
+        network = on_canvas_of(plan.tile)
+
+        def denoise(x: np.ndarray) -> np.ndarray:
+            return back(x, _over_flips(network, x) if self_ensemble else network(x))
+
+        def read(row: int, column: int) -> np.ndarray:
+            h, w = plan.valid
+            return convert(picture[row : row + h, column : column + w])
+
+        count = iter(range(1, plan.count + 1))
+        denoise_in_tiles(plan, read, denoise, write, lambda: report(next(count), plan.count))
+
+    def _planner(self, reach: int) -> Planner:
+        # Tiles that see nothing but themselves are faded into each other.
+        ramp = 64 if self.kind == "everywhere" else 0
+        key = (reach, self.kind == "pooled")
+        if key not in self._planners:
+            overlap = Overlap.of(self.radius + reach, self.stride, ramp=ramp)
+            self._planners[key] = Planner(overlap, whole=self.kind == "pooled")
+        return self._planners[key]
+
+    def _room(self, noisy: np.ndarray) -> float:
+        """Bytes for a tile, beside what is held anyhow: the process, the picture, its result."""
+        device = jax.local_devices()[0].memory_stats() or {}
+        if self._budget is None and "bytes_limit" in device:
+            return 0.5 * device["bytes_limit"]
+        if self._budget is None:
+            return 0.5 * bytes_.free()
+        # The picture was there before, or has come since: it is counted once more than needed.
+        return 0.85 * (self._budget - self._held - 2 * noisy.nbytes - _RESERVE)
+
+    def _bytes_per_pixel(self, state: Any) -> float:
+        if self._per_pixel is None:
+            side = -(-64 // self.stride) * self.stride
+            x = jax.ShapeDtypeStruct((1, side, side, self.channels), jnp.float32)
+            sigma = 0.0 if self.takes_noise_level else None
+            self._per_pixel = bytes_.bytes_per_pixel(self._forward, side, side, state, x, sigma)
+        return self._per_pixel
+
+    def _parts(
+        self,
+        picture: np.ndarray,
+        tile: tuple[int, int],
+        convert: Callable[[np.ndarray], np.ndarray],
+    ) -> np.ndarray:
+        """Parts spread over the picture, as many pixels as a tile: (16, h, w, channels)."""
+        sides = [
+            min(max(side // _PARTS // self.stride, 1) * self.stride, length)
+            for side, length in zip(tile, picture.shape[:2], strict=True)
+        ]
+        starts = [
+            [round(i * (length - side) / (_PARTS - 1)) for i in range(_PARTS)]
+            for side, length in zip(sides, picture.shape[:2], strict=True)
+        ]
+        return np.stack(
+            [
+                convert(picture[row : row + sides[0], column : column + sides[1]])
+                for row in starts[0]
+                for column in starts[1]
+            ]
+        )
+
+
+def _continued(picture: np.ndarray, stride: int) -> np.ndarray:
+    """Mirrored at the right and lower edges to multiples of the stride, as the U-Net does."""
+    for axis in (0, 1):
+        pad = [(0, 0)] * 3
+        pad[axis] = (0, -picture.shape[axis] % stride)
+        if pad[axis][1]:
+            alone = picture.shape[axis] == 1
+            picture = np.pad(picture, pad, mode="edge" if alone else "reflect")
+    return picture
+
+
+def _over_flips(network: Callable[[np.ndarray], np.ndarray], x: np.ndarray) -> np.ndarray:
+    """Mean of the network's results for the eight flips and rotations of x, turned back."""
+    total = np.zeros(x.shape, np.float32)
+    for turns in range(4):
+        turned = np.rot90(x, turns)
+        total += np.rot90(network(turned), -turns)
+        total += np.rot90(network(turned[:, ::-1])[:, ::-1], -turns)
+    return total / 8
