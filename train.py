@@ -10,12 +10,11 @@ on where the run stopped.
 """
 
 import contextlib
-import functools
 import os
 import signal
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import jax
@@ -23,9 +22,8 @@ import numpy as np
 from flax import nnx
 
 from sa_flax.config import Config, parse_command
-from sa_flax.data.builders import open_splits
-from sa_flax.data.pipeline import Pictures, check_sizes, training_batches
-from sa_flax.errors import explain
+from sa_flax.data.pipeline import open_pictures, training_batches
+from sa_flax.errors import InputError, explain
 from sa_flax.inference import evaluate
 from sa_flax.inference.denoiser import Denoiser
 from sa_flax.inference.run_directory import Progress
@@ -45,18 +43,25 @@ def train(config: Config, output: Path, *, resume: bool) -> int:
     optimizer = make_optimizer(config.optimizer, config.steps)
     graphdef, state = create_state(config, optimizer)
     state = sharding.place(state, mesh)
+    earlier = run.earlier_data(output)
     splits = processes.first_then_others(
-        lambda: open_splits(config.data.source, directory=config.data.directory)
+        lambda: open_pictures(config.data, channels=config.model.channels, earlier=earlier)
     )
-    check_sizes(splits, config.data.crop)
-    pictures = functools.partial(Pictures, splits=splits, channels=config.model.channels)
-    train_set = pictures(splits.train, cache_bytes=config.data.cache_mb * 2**20)
-    validation_set = run.evaluation_crops(pictures(splits.validation), largest=256)
+    processes.check_alike(
+        splits.manifest.digest,
+        f"the processes don't see the same pictures in {config.data.source}, or not the same run "
+        f"in {output}. Let all of them see one folder.",
+    )
+    if splits.pairs and config.model.noise_level:
+        raise InputError("--model.noise-level needs a noise with one level; pairs don't tell it.")
+    data_changes = processes.first(lambda: run.data_changes(output, splits.manifest))
+    validation_set = clean(run.evaluation_crops(splits.validation, largest=256))
 
     # The run's directory: a new one, or one to go on with.
     with contextlib.ExitStack() as stack:
         claim = run.claim(output, config, resume=resume)
         changes = processes.first(lambda: stack.enter_context(claim))
+        processes.first(lambda: run.note_data(output, splits.manifest))
         checkpoints = checkpoint.Checkpoints(output, keep=config.keep_checkpoints)
         stack.enter_context(contextlib.closing(checkpoints))
         progress = Progress(step=0, batches=0, best_psnr=None)
@@ -67,7 +72,9 @@ def train(config: Config, output: Path, *, resume: bool) -> int:
         facts = run.facts(config, output, state.params, splits, progress)
         say([logging.format_facts(facts)])
         say(f"  changed since: {line}" for line in changes or ())
-        say(f"  skipped, not readable: {line}" for line in splits.skipped)
+        say(f"  data: {line}" for line in splits.notes)
+        say(shortened("  data changed since", data_changes or (), output))
+        say(shortened("  left out", splits.skipped, output))
 
         first, began = processes.is_first(), progress.step
         log = (
@@ -78,7 +85,7 @@ def train(config: Config, output: Path, *, resume: bool) -> int:
         denoiser = Denoiser(nnx.merge(graphdef, *sharding.on_one_device((state.ema, state.rest))))
         with contextlib.closing(log), run.catch_signals() as stopped_by:
             state, progress = fit(
-                config, mesh, graphdef, optimizer, state, progress, train_set, validation_set,
+                config, mesh, graphdef, optimizer, state, progress, splits.train, validation_set,
                 denoiser, checkpoints, log, output, stopped_by,
             )  # fmt: skip
         denoiser = denoiser.with_variables(*sharding.on_one_device((state.ema, state.rest)))
@@ -94,7 +101,7 @@ def train(config: Config, output: Path, *, resume: bool) -> int:
 
         # What it gained: the test pictures, beside the noisy input and non-local means.
         print("\nevaluating on the test pictures, beside scikit-image's non-local means")
-        test_set = run.evaluation_crops(pictures(splits.test), largest=768)
+        test_set = clean(run.evaluation_crops(splits.test, largest=768))
         rows = evaluate.evaluate(
             {"non-local means": evaluate.non_local_means, output.name: denoiser.method},
             test_set,
@@ -193,6 +200,18 @@ def samples(denoiser, pictures, config, directory: Path) -> dict[str, np.ndarray
         shown[name] = logging.side_by_side([noisy, denoiser.method(noisy, sigma / 255), clean])
         logging.save_png(directory / f"{name}.png", shown[name])
     return shown
+
+
+def clean(examples: Iterable[dict[str, np.ndarray]]) -> list[np.ndarray]:
+    """The clean picture of each example."""
+    return [example["clean"] for example in examples]
+
+
+def shortened(what: str, lines: Sequence[str], output: Path, most: int = 20) -> list[str]:
+    """Lines to print: the first `most`; the others stand in data.json."""
+    rest = len(lines) - most
+    more = [f"{what}: {rest} more, see {output / run.DATA}"] if rest > 0 else []
+    return [f"{what}: {line}" for line in lines[:most]] + more
 
 
 def say(lines: Iterable[str]) -> None:
