@@ -6,9 +6,9 @@ from pathlib import Path
 
 import numpy as np
 
-from sa_flax.data.decoding import decode_rgb8, open_file
+from sa_flax.data.decoding import read_rgb8
 from sa_flax.data.headers import PictureFile, look_at_all
-from sa_flax.data.listing import SUFFIXES, as_text, list_pictures
+from sa_flax.data.listing import SUFFIXES, as_text, in_words, survey
 from sa_flax.data.manifest import ROLES, Manifest
 from sa_flax.data.splits import Candidate, Example, Splits, divide
 from sa_flax.errors import InputError
@@ -35,13 +35,10 @@ class Files(Sequence[Example]):
 def _decode(noted: PictureFile) -> np.ndarray:
     path = noted.path
     try:
-        with open_file(path) as file:
-            picture = decode_rgb8(file)
-    except (InputError, OSError) as error:
-        reason = str(error).removeprefix(f"{path}: ")
+        picture = read_rgb8(path)
+    except InputError as error:
         raise InputError(
-            f"{path}: {reason} Mend it or take it away; the same command goes on from the last "
-            "checkpoint."
+            f"{error} Mend it or take it away; the same command goes on from the last checkpoint."
         ) from error
     if picture.shape[:2] != (noted.height, noted.width):
         raise InputError(
@@ -57,14 +54,15 @@ def open_folder(folder: Path, source: str, *, crop: int, earlier: Manifest | Non
     Raises:
       InputError: where there are no pictures, or too few.
     """
-    listing = list_pictures(folder)
-    if not listing.pictures:
-        left_out = "".join(f"\n  {line}" for line in listing.left_out)
+    found = survey(folder)
+    others = in_words(found.left_out, folder)
+    if not found.pictures:
+        left_out = "".join(f"\n  {line}" for line in others[:10])
         raise InputError(
             f"no pictures in {folder} or below it. Looked for files ending in "
             f"{', '.join(SUFFIXES)}.{left_out}"
         )
-    good, bad = look_at_all(listing.pictures)
+    good, bad = look_at_all(found.pictures)
     candidates = [
         Candidate(inside(folder, f.path), f.shorter, f.digest, f.digest, {"clean": f}) for f in good
     ]
@@ -72,9 +70,7 @@ def open_folder(folder: Path, source: str, *, crop: int, earlier: Manifest | Non
     if not good:
         reasons = "".join(f"\n  {line}" for line in unreadable[:10])
         raise InputError(f"none of the {len(bad)} pictures in {folder} can be read:{reasons}")
-    return splits_of(
-        candidates, source, crop=crop, earlier=earlier, skipped=(*listing.left_out, *unreadable)
-    )
+    return splits_of(candidates, source, crop=crop, earlier=earlier, skipped=(*others, *unreadable))
 
 
 def splits_of(

@@ -5,6 +5,7 @@ A folder of 20,000 pictures is looked through in seconds, which decoding them wo
 
 import hashlib
 import os
+import stat
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -12,15 +13,19 @@ from typing import BinaryIO, NamedTuple
 
 from PIL import Image
 
-from sa_flax.data.decoding import FORMATS, MOST_PIXELS, open_file, quiet_pillow, read_rgb8
+from sa_flax.data.decoding import quiet_pillow, read_rgb8
 from sa_flax.errors import InputError
 
+# Of these the header and the end of a file tell enough; all others are decoded.
+_FORMATS = ("PNG", "JPEG", "TIFF", "WEBP")
+_LARGE = 2**26  # pixels: whether so many are decoded at all is for the reader to say
 _LOOKED_AT = 4096  # bytes, at the start and at the end of a file
 _THREADS = 8  # files on a disk far away are slow to open, many at once hardly slower
 _ORIENTATION = 0x0112  # EXIF
 _TURNED = (5, 6, 7, 8)  # its values that exchange height and width
 _ENDS = {"PNG": b"IEND", "JPEG": b"\xff\xd9", "MPO": b"\xff\xd9"}
 _STRIPS, _TILES = (273, 279), (324, 325)  # TIFF: where they begin, and how long they are
+_SAMPLE_FORMAT, _UNSIGNED = 339, 1  # TIFF
 
 
 class PictureFile(NamedTuple):
@@ -78,7 +83,9 @@ def _decided(path: Path, look: PictureFile | str | InputError) -> PictureFile:
 def _look_at(path: Path) -> PictureFile | str | InputError:
     """What a file holds; its digest where only decoding can tell, or why it can't be opened."""
     try:
-        with open_file(path) as file:
+        if not stat.S_ISREG(os.stat(path).st_mode):  # to open a pipe might never end
+            return InputError(f"{path}: is not a file.")
+        with path.open("rb") as file:
             length = os.fstat(file.fileno()).st_size
             head = file.read(_LOOKED_AT)
             file.seek(max(0, length - _LOOKED_AT))
@@ -86,8 +93,8 @@ def _look_at(path: Path) -> PictureFile | str | InputError:
             digest = hashlib.blake2b(b"%d" % length + head + tail, digest_size=8).hexdigest()
             file.seek(0)
             shape = _whole_shape(file, head, tail, length)
-    except InputError as error:
-        return error
+    except FileNotFoundError:
+        return InputError(f"{path}: is a link to a file that is not there.")
     except OSError as error:
         return InputError(f"{path}: can't be read ({error.strerror}).")
     return digest if shape is None else PictureFile(path, *shape, digest)
@@ -96,9 +103,9 @@ def _look_at(path: Path) -> PictureFile | str | InputError:
 def _whole_shape(file: BinaryIO, head: bytes, tail: bytes, length: int) -> tuple[int, int] | None:
     """Height and width by the header; None where it leaves a doubt."""
     try:
-        with Image.open(file, formats=FORMATS) as image:
+        with Image.open(file, formats=_FORMATS) as image:
             width, height = image.size
-            if image.mode in ("F", "I") or width * height > MOST_PIXELS:
+            if image.mode in ("F", "I") or width * height > _LARGE:
                 return None
             if not _is_whole(image, head, tail, length):
                 return None
@@ -120,6 +127,8 @@ def _is_whole(image: Image.Image, head: bytes, tail: bytes, length: int) -> bool
         return int.from_bytes(head[4:8], "little") + 8 <= length
     tags = getattr(image, "tag_v2", None)
     if image.format == "TIFF" and tags is not None:
+        if {*tags.get(_SAMPLE_FORMAT, ())} - {_UNSIGNED}:
+            return False
         for begins, lengths in (_STRIPS, _TILES):
             if begins in tags and lengths in tags:
                 parts = zip(tags[begins], tags[lengths], strict=True)

@@ -1,7 +1,7 @@
 """What lies in a folder: the pictures, and what was left out and why."""
 
 import os
-from collections import defaultdict
+from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -9,31 +9,32 @@ SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp", ".ppm", "
 _NAMED = 3  # how many names a line about many files gives
 
 
-class Listing(NamedTuple):
-    """The content of a folder.
+class LeftOut(NamedTuple):
+    """A file or folder that was left out, and why."""
 
-    Attributes:
-      pictures: files with a picture's suffix, sorted.
-      left_out: a line for each folder that can't be listed, and for each other suffix. Hidden files
-        and folders are left out without a word: systems make them for themselves.
-    """
+    path: Path
+    reason: str
+
+
+class Survey(NamedTuple):
+    """What a folder holds: pictures, and what was left out but for hidden files; both sorted."""
 
     pictures: list[Path]
-    left_out: tuple[str, ...]
+    left_out: list[LeftOut]
 
 
-def list_pictures(folder: str | os.PathLike[str]) -> Listing:
-    """Everything in `folder` and below.
+def survey(folder: str | os.PathLike[str]) -> Survey:
+    """Looks for pictures in `folder` and below, by their names; hidden ones are left out.
 
-    Links to folders are followed, but no folder is listed twice: a link may lead in a circle.
+    Left out with a reason are folders that can't be listed, and files with another suffix. Links to
+    folders are followed, but no folder is listed twice: a link may lead in a circle.
     """
-    found: list[Path] = []
-    left_out: list[str] = []
-    others: dict[str, list[str]] = defaultdict(list)
+    pictures: list[Path] = []
+    left_out: list[LeftOut] = []
     listed: set[str] = set()
 
     def not_listed(error: OSError) -> None:
-        left_out.append(f"{error.filename}: the folder can't be listed ({error.strerror})")
+        left_out.append(LeftOut(Path(error.filename), f"can't be listed ({error.strerror})"))
 
     for directory, subdirectories, files in os.walk(folder, followlinks=True, onerror=not_listed):
         place = os.path.realpath(directory)
@@ -47,19 +48,30 @@ def list_pictures(folder: str | os.PathLike[str]) -> Listing:
                 continue
             path = Path(directory, file)
             if file.lower().endswith(SUFFIXES):
-                found.append(path)
+                pictures.append(path)
             else:
-                others[path.suffix.lower()].append(os.path.relpath(path, folder))
-    for suffix, names in sorted(others.items()):
-        kind = f"ending in {suffix}" if suffix else "without an ending"
-        count = f"{len(names)} file{'s' * (len(names) > 1)}"
-        left_out.append(f"{count} {kind}, not read: {some(sorted(names))}")
-    return Listing(sorted(found), tuple(map(as_text, left_out)))
+                kind = path.suffix.lower()
+                is_none = f"{kind} is no suffix of a picture" if kind else "has no suffix"
+                left_out.append(LeftOut(path, is_none))
+    return Survey(sorted(pictures), sorted(left_out))
 
 
 def find_pictures(folder: str | os.PathLike[str]) -> list[Path]:
-    """The pictures that `list_pictures` finds."""
-    return list_pictures(folder).pictures
+    """The pictures in `folder` and below, sorted; `survey` says what was left out, too."""
+    return survey(folder).pictures
+
+
+def in_words(left_out: Iterable[LeftOut], folder: str | os.PathLike[str]) -> tuple[str, ...]:
+    """Lines on what a survey of `folder` left out: one for each reason, with the first names."""
+    names: dict[str, list[str]] = {}
+    for path, reason in left_out:
+        names.setdefault(reason, []).append(as_text(os.path.relpath(path, folder)))
+    return tuple(
+        f"{found[0]}: {reason}"
+        if len(found) == 1
+        else f"{len(found)} files ({some(found)}): {reason}"
+        for reason, found in names.items()
+    )
 
 
 def subfolders(folder: str | os.PathLike[str]) -> list[Path]:

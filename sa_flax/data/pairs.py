@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from sa_flax.data.folder import splits_of
 from sa_flax.data.headers import PictureFile, look_at_all
-from sa_flax.data.listing import as_text, list_pictures, some, subfolders
+from sa_flax.data.listing import as_text, some, subfolders, survey
 from sa_flax.data.manifest import Manifest
 from sa_flax.data.splits import Candidate, Splits
 from sa_flax.errors import InputError
@@ -72,8 +72,11 @@ def find_pairs(
             "Give two folders, or two patterns of names."
         )
     keys = {NOISY: _key(noisy_names), CLEAN: _key(clean_names)}
-    listings = {NOISY: list_pictures(noisy), CLEAN: list_pictures(clean)}
-    left_out = list(dict.fromkeys(listings[NOISY].left_out + listings[CLEAN].left_out))
+    listings = {NOISY: survey(noisy), CLEAN: survey(clean)}
+    left_out = [
+        f"{found.path}: {found.reason}"
+        for found in sorted({*listings[NOISY].left_out, *listings[CLEAN].left_out})
+    ]
     files: dict[str, dict[str, list[Path]]] = {NOISY: {}, CLEAN: {}}
     roots = {NOISY: noisy, CLEAN: clean}
     named: set[Path] = set()

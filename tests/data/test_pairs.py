@@ -81,7 +81,7 @@ def test_what_is_no_pair_is_named(tmp_path):
     pairs, left_out = find_pairs(tmp_path, tmp_path, noisy_names="noisy", clean_names="clean")
     assert [p.name for p in pairs] == ["0", "1"]
     expected = [
-        "1 file ending in .txt, not read: noisy/notes.txt",
+        f"{noisy / 'notes.txt'}: .txt is no suffix of a picture",
         f"{tmp_path / 'beside.png'}: named neither like noisy (noisy) nor like clean ones (clean)",
         f"{noisy / 'alone.png'}: no clean picture belongs to it",
         f"{noisy / 'two.bmp'}: more than one picture could belong to it",
