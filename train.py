@@ -27,7 +27,7 @@ from sa_flax.errors import InputError, explain
 from sa_flax.inference import evaluate
 from sa_flax.inference.denoiser import Denoiser
 from sa_flax.inference.run_directory import Progress
-from sa_flax.training import checkpoint, logging, processes, run, sharding
+from sa_flax.training import checkpoint, logging, processes, run, run_data, sharding
 from sa_flax.training.state import create_state, make_optimizer
 from sa_flax.training.steps import make_train_step
 from sa_flax.xla_flags import tune_cpu
@@ -43,7 +43,7 @@ def train(config: Config, output: Path, *, resume: bool) -> int:
     optimizer = make_optimizer(config.optimizer, config.steps)
     graphdef, state = create_state(config, optimizer)
     state = sharding.place(state, mesh)
-    earlier = run.earlier_data(output)
+    earlier = run_data.earlier_data(output)
     splits = processes.first_then_others(
         lambda: open_pictures(config.data, channels=config.model.channels, earlier=earlier)
     )
@@ -54,14 +54,14 @@ def train(config: Config, output: Path, *, resume: bool) -> int:
     )
     if splits.pairs and config.model.noise_level:
         raise InputError("--model.noise-level needs a noise with one level; pairs don't tell it.")
-    data_changes = processes.first(lambda: run.data_changes(output, splits.manifest))
+    data_changes = processes.first(lambda: run_data.data_changes(output, splits.manifest))
     validation_set = clean(run.evaluation_crops(splits.validation, largest=256))
 
     # The run's directory: a new one, or one to go on with.
     with contextlib.ExitStack() as stack:
         claim = run.claim(output, config, resume=resume)
         changes = processes.first(lambda: stack.enter_context(claim))
-        processes.first(lambda: run.note_data(output, splits.manifest))
+        processes.first(lambda: run_data.note_data(output, splits.manifest))
         checkpoints = checkpoint.Checkpoints(output, keep=config.keep_checkpoints)
         stack.enter_context(contextlib.closing(checkpoints))
         progress = Progress(step=0, batches=0, best_psnr=None)
@@ -210,7 +210,7 @@ def clean(examples: Iterable[dict[str, np.ndarray]]) -> list[np.ndarray]:
 def shortened(what: str, lines: Sequence[str], output: Path, most: int = 20) -> list[str]:
     """Lines to print: the first `most`; the others stand in data.json."""
     rest = len(lines) - most
-    more = [f"{what}: {rest} more, see {output / run.DATA}"] if rest > 0 else []
+    more = [f"{what}: {rest} more, see {output / run_data.DATA}"] if rest > 0 else []
     return [f"{what}: {line}" for line in lines[:most]] + more
 
 

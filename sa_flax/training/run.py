@@ -20,15 +20,12 @@ import jax
 import numpy as np
 
 from sa_flax.config import CHANGEABLE, Config, differences, from_json, to_json
-from sa_flax.data import manifest as manifests
-from sa_flax.data.manifest import Manifest
 from sa_flax.data.pipeline import describe_cache
 from sa_flax.data.splits import Example, Splits
 from sa_flax.errors import DivergedError, InputError
 from sa_flax.inference.run_directory import CHECKPOINTS, CONFIG, Progress
 
 STARTS = "starts.jsonl"
-DATA = "data.json"
 
 
 @contextlib.contextmanager
@@ -82,51 +79,6 @@ def claim(output: Path, config: Config, *, resume: bool) -> Iterator[list[str]]:
         yield changes
     finally:
         lock.release()
-
-
-def earlier_data(output: Path) -> Manifest | None:
-    """What a run's data set was at its last start; None for a new run, and for one of a release
-    that did not note it. Raises InputError where the note is damaged."""
-    path = output / DATA
-    if not os.path.isfile(path):
-        return None
-    try:
-        return manifests.from_json(path.read_text(encoding="utf-8", errors="replace"))
-    except InputError as error:
-        raise InputError(
-            f"{path}: {error} It keeps what the run held out; restore it from a backup, or start a "
-            "new run with another --output."
-        ) from error
-
-
-def data_changes(output: Path, data: Manifest) -> list[str]:
-    """What differs in a run's data set from its last start, a line each.
-
-    Raises:
-      InputError: where the run trained on other pictures.
-    """
-    earlier = earlier_data(output)
-    if earlier is not None:
-        return manifests.check_unmoved(earlier, data)
-    config = output / CONFIG
-    if os.path.isfile(config):
-        source = from_json(config.read_text()).data.source
-        if source != data.source:
-            raise InputError(
-                f"{output} belongs to a run with other settings:\n  data.source: {source} there, "
-                f"{data.source} now\nStart this one elsewhere with --output DIR, or go on with "
-                "that one by giving its settings."
-            )
-    return []
-
-
-def note_data(output: Path, data: Manifest) -> None:
-    """Writes data.json: what served for what, and what was left out."""
-    path = output / DATA
-    text = data.remembering(earlier_data(output)).to_json()
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)
 
 
 def _visible(directory: Path) -> Iterator[Path]:

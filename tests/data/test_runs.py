@@ -12,7 +12,7 @@ from sa_flax.config import Config, DataConfig, to_json
 from sa_flax.data.builders import open_splits
 from sa_flax.data.manifest import Manifest
 from sa_flax.errors import InputError
-from sa_flax.training import run
+from sa_flax.training import run, run_data
 from tests.test_end_to_end import TINY, TRAIN
 from tests.test_end_to_end import run as run_command
 
@@ -29,10 +29,10 @@ def test_what_a_run_notes(tmp_path):
     folder, output = str(tmp_path / "in"), tmp_path / "run"
     output.mkdir()
     first = open_splits(folder)
-    assert run.earlier_data(output) is None
-    assert run.data_changes(output, first.manifest) == []
-    run.note_data(output, first.manifest)
-    noted = run.earlier_data(output)
+    assert run_data.earlier_data(output) is None
+    assert run_data.data_changes(output, first.manifest) == []
+    run_data.note_data(output, first.manifest)
+    noted = run_data.earlier_data(output)
     assert noted is not None
     assert noted.splits == first.manifest.splits
     # Half of what is held out is gone for one start.
@@ -40,21 +40,21 @@ def test_what_a_run_notes(tmp_path):
     (tmp_path / "in" / tested).rename(tmp_path / tested)
     save(tmp_path / "in" / "new.png", 100)
     second = open_splits(folder, earlier=noted)
-    assert f"{tested}: no longer there (tested)" in run.data_changes(output, second.manifest)
-    run.note_data(output, second.manifest)
+    assert f"{tested}: no longer there (tested)" in run_data.data_changes(output, second.manifest)
+    run_data.note_data(output, second.manifest)
     (tmp_path / tested).rename(tmp_path / "in" / tested)
-    third = open_splits(folder, earlier=run.earlier_data(output))
+    third = open_splits(folder, earlier=run_data.earlier_data(output))
     assert tested in third.manifest.splits["test"]
-    (output / run.DATA).write_bytes(b"\xff{")
+    (output / run_data.DATA).write_bytes(b"\xff{")
     with pytest.raises(InputError, match=r"data.json: is not .* restore it from a backup"):
-        run.earlier_data(output)
+        run_data.earlier_data(output)
 
 
 def test_a_run_of_an_earlier_release_keeps_its_source(tmp_path):
     (tmp_path / "config.json").write_text(to_json(Config(data=DataConfig(source="/old"))))
-    assert run.data_changes(tmp_path, Manifest("/old")) == []
+    assert run_data.data_changes(tmp_path, Manifest("/old")) == []
     with pytest.raises(InputError, match=r"data.source: /old there, /new now"):
-        run.data_changes(tmp_path, Manifest("/new"))
+        run_data.data_changes(tmp_path, Manifest("/new"))
 
 
 def test_evaluation_crops():

@@ -1,0 +1,57 @@
+"""What a run notes of its data set, in data.json, and what it says of it at its next start."""
+
+import os
+from pathlib import Path
+
+from sa_flax.config import from_json
+from sa_flax.data import manifest as manifests
+from sa_flax.data.manifest import Manifest
+from sa_flax.errors import InputError
+from sa_flax.inference.run_directory import CONFIG
+
+DATA = "data.json"
+
+
+def earlier_data(output: Path) -> Manifest | None:
+    """What a run's data set was at its last start; None for a new run, and for one of a release
+    that did not note it. Raises InputError where the note is damaged."""
+    path = output / DATA
+    if not os.path.isfile(path):
+        return None
+    try:
+        return manifests.from_json(path.read_text(encoding="utf-8", errors="replace"))
+    except InputError as error:
+        raise InputError(
+            f"{path}: {error} It keeps what the run held out; restore it from a backup, or start a "
+            "new run with another --output."
+        ) from error
+
+
+def data_changes(output: Path, data: Manifest) -> list[str]:
+    """What differs in a run's data set from its last start, a line each.
+
+    Raises:
+      InputError: where the run trained on other pictures.
+    """
+    earlier = earlier_data(output)
+    if earlier is not None:
+        return manifests.check_unmoved(earlier, data)
+    config = output / CONFIG
+    if os.path.isfile(config):
+        source = from_json(config.read_text()).data.source
+        if source != data.source:
+            raise InputError(
+                f"{output} belongs to a run with other settings:\n  data.source: {source} there, "
+                f"{data.source} now\nStart this one elsewhere with --output DIR, or go on with "
+                "that one by giving its settings."
+            )
+    return []
+
+
+def note_data(output: Path, data: Manifest) -> None:
+    """Writes data.json: what served for what, and what was left out."""
+    path = output / DATA
+    text = data.remembering(earlier_data(output)).to_json()
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(text, encoding="utf-8")
+    temporary.replace(path)
