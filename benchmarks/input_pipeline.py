@@ -5,7 +5,7 @@
 
 For the batches of every preset: from PNG and JPEG files that are decoded every time, and from the
 cache of decoded pictures; with threads and with worker processes. The pictures are the bundled
-photographs (JPEG, longer side 512 pixels), and the same as PNG; both are read from array_record
+photographs (JPEG, longer side 512 pixels) in array_record files, and the same as a folder of PNG
 files, as in training. Crops stay on the host; each figure is the median of three measurements.
 
 The training step of the same preset is timed in the same run, by itself. Presets meant for an
@@ -29,8 +29,9 @@ from PIL import Image
 
 from benchmarks import timing
 from sa_flax.config import PRESETS, Config
-from sa_flax.data.builders import PHOTOGRAPHS, Splits, open_splits
+from sa_flax.data.builders import PHOTOGRAPHS, open_splits
 from sa_flax.data.pipeline import Batches, Pictures, training_batches
+from sa_flax.data.splits import Splits
 from sa_flax.pictures import read_rgb8
 
 SOURCES = ("PNG", "JPEG", "cache")
@@ -69,7 +70,6 @@ def open_batches(config: Config, source: str, splits: Splits, workers: int) -> B
     """The batches of a preset from one source, warmed up: what can be in a cache is there."""
     pictures = Pictures(
         splits.train,
-        splits,
         channels=config.model.channels,
         cache_bytes=2**30 if source == "cache" else 0,
     )
@@ -97,7 +97,8 @@ def training_rate(config: Config, seconds: float) -> float | None:
     step = make_train_step(graphdef, optimizer, config)
     data, key = config.data, jax.random.key(0)
     shape = (data.batch_size, data.crop, data.crop, config.model.channels)
-    batch = jax.device_put(np.random.default_rng(0).integers(0, 256, shape, np.uint8))
+    clean = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
+    batch = {"clean": jax.device_put(clean)}
 
     def steps() -> Iterator[None]:
         current = state

@@ -49,7 +49,9 @@ def of_training(config: Config, devices: int) -> dict[str, float]:
     graphdef, state = create_state(config, optimizer)
     state = sharding.place(state, mesh)
     shape = (config.data.batch_size, config.data.crop, config.data.crop, config.model.channels)
-    batch = jax.ShapeDtypeStruct(shape, jnp.uint8, sharding=sharding.batch_sharding(mesh))
+    batch = {
+        "clean": jax.ShapeDtypeStruct(shape, jnp.uint8, sharding=sharding.batch_sharding(mesh))
+    }
     step = make_train_step(graphdef, optimizer, config, mesh)
     memory = step.lower(state, batch, jax.random.key(0)).compile().memory_analysis()
     held = sum(leaf.addressable_shards[0].data.nbytes for leaf in jax.tree.leaves(state))

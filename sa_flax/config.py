@@ -62,7 +62,14 @@ class DataConfig:
     """The pictures."""
 
     source: str = "photographs"
-    """photographs (bundled), a folder of images, or the name of a TFDS data set."""
+    """photographs (bundled), a folder of images (its sub-folders train, validation and test, or
+    noisy and clean, are taken for what they are called), the name of a TFDS data set, or the
+    directory of one that is prepared."""
+    noisy: str | None = None
+    """In a folder of noisy/clean pairs: which are the noisy ones, as a pattern of names
+    (`*_real.*`) or a sub-folder (`noisy`)."""
+    clean: str | None = None
+    """Which are the clean ones: a pattern (`*_mean.*`) or a sub-folder (`clean`)."""
     crop: Annotated[int, AT_LEAST_ONE] = 64
     """Side of the square training crops, in pixels."""
     batch_size: Annotated[int, AT_LEAST_ONE] = 8
@@ -197,6 +204,7 @@ CHANGEABLE = (
     "data.workers",
     "data.cache_mb",
     "data.directory",
+    "data.source",  # moved; that it holds the same pictures is checked when it has been opened
 )
 
 

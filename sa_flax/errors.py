@@ -58,6 +58,10 @@ class PortingError(InputError):
         return sum(map(len, (self.unused, self.unfilled, self.ambiguous, self.misfits)))
 
 
+class NotFiniteError(InputError):
+    """A network's result that holds NaN or infinity."""
+
+
 class RunError(RuntimeError):
     """What was asked for was right, but it could not be finished. Commands exit with code 1."""
 

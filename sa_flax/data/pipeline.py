@@ -1,24 +1,26 @@
-"""From stored pictures to batches of training crops: tfds -> grain -> (B, crop, crop, C) uint8.
+"""From stored pictures to batches of training crops: grain -> {"clean": (B, crop, crop, C) uint8}.
 
 Every batch is a function of the seed and its index alone, whatever the number of threads, worker
 processes or hosts. That makes the data position of a run one number.
 """
 
+import dataclasses
 import re
 import threading
 from collections.abc import Iterator, Sequence
 
 import grain
-import numpy as np
 
 from sa_flax.config import DataConfig
-from sa_flax.data.builders import Splits
-from sa_flax.data.transforms import FlipAndRotate, SomeGray, TexturedCrop, too_small
+from sa_flax.data.builders import open_splits
+from sa_flax.data.manifest import Manifest
+from sa_flax.data.splits import Example, Splits
+from sa_flax.data.transforms import FlipAndRotate, SomeGray, TexturedCrop
 from sa_flax.errors import InputError, WorkerDiedError
 from sa_flax.pictures import to_channels
 
 
-class Batches(Iterator[np.ndarray]):
+class Batches(Iterator[Example]):
     """The batches that `training_batches` makes.
 
     Raises (from `next`):
@@ -26,10 +28,10 @@ class Batches(Iterator[np.ndarray]):
       WorkerDiedError: where a worker process is gone; grain notices it within seconds.
     """
 
-    def __init__(self, batches: grain.DatasetIterator[np.ndarray]):
+    def __init__(self, batches: grain.DatasetIterator[Example]):
         self._batches = batches
 
-    def __next__(self) -> np.ndarray:
+    def __next__(self) -> Example:
         try:
             return next(self._batches)
         except RuntimeError as error:
@@ -59,22 +61,21 @@ def _why_it_died(code: int) -> str:
     )
 
 
-class Pictures(Sequence[np.ndarray]):
-    """A split as a sequence of decoded (H, W, channels) uint8 pictures.
+class Pictures(Sequence[Example]):
+    """A split as a sequence of examples: dicts of decoded (H, W, channels) uint8 pictures.
 
     Decoded pictures are kept in memory until `cache_bytes` are used; the rest are decoded each
     time.
 
     Args:
-      records: a random-access source of encoded pictures.
-      splits: the data set it belongs to, which knows how to decode a record.
+      examples: a random-access source of RGB examples.
       channels: 3 for RGB, 1 for gray (ITU-R 601 luma).
       cache_bytes: how much decoded data may be kept.
     """
 
-    def __init__(self, records: Sequence, splits: Splits, *, channels: int, cache_bytes: int = 0):
-        self._records, self._image_of, self._channels = records, splits.image_of, channels
-        self._cache: dict[int, np.ndarray] = {}
+    def __init__(self, examples: Sequence[Example], *, channels: int, cache_bytes: int = 0):
+        self._examples, self._channels = examples, channels
+        self._cache: dict[int, Example] = {}
         self._limit = self._room = cache_bytes
         self._lock = threading.Lock()
 
@@ -92,18 +93,20 @@ class Pictures(Sequence[np.ndarray]):
         return self._limit - self._room
 
     def __len__(self) -> int:
-        return len(self._records)
+        return len(self._examples)
 
     def __getitem__(self, index):
         cached = self._cache.get(index)
         if cached is not None:
             return cached
-        picture = to_channels(self._image_of(self._records[index]), self._channels)
+        rgb = self._examples[index]
+        example = {name: to_channels(picture, self._channels) for name, picture in rgb.items()}
+        size = sum(picture.nbytes for picture in example.values())
         with self._lock:
-            if index not in self._cache and picture.nbytes <= self._room:
-                self._cache[index] = picture
-                self._room -= picture.nbytes
-        return picture
+            if index not in self._cache and size <= self._room:
+                self._cache[index] = example
+                self._room -= size
+        return example
 
     def __getstate__(self) -> dict:
         # A worker process starts with an empty cache and a lock of its own.
@@ -123,16 +126,35 @@ def describe_cache(config: DataConfig) -> str:
     return f"decoded pictures, up to {config.cache_mb} MB"
 
 
-def check_sizes(splits: Splits, crop: int) -> None:
-    """Raises InputError, naming the file, where a crop doesn't fit the smallest known picture."""
-    if splits.smallest is not None:
-        height, width, name = splits.smallest
-        if min(height, width) < crop:
-            raise InputError(too_small(height, width, crop, name))
+def open_pictures(config: DataConfig, *, channels: int, earlier: Manifest | None = None) -> Splits:
+    """The data set of a run, its pictures in the network's channels.
+
+    Args:
+      config: what to open; those to train on are kept in memory as it allows.
+      channels: 3 for RGB, 1 for gray.
+      earlier: what the data set was when the run began, if it is going on.
+
+    Raises:
+      InputError: see `open_splits`.
+    """
+    splits = open_splits(
+        config.source,
+        directory=config.directory,
+        crop=config.crop,
+        noisy=config.noisy,
+        clean=config.clean,
+        earlier=earlier,
+    )
+    return dataclasses.replace(
+        splits,
+        train=Pictures(splits.train, channels=channels, cache_bytes=config.cache_mb * 2**20),
+        validation=Pictures(splits.validation, channels=channels),
+        test=Pictures(splits.test, channels=channels),
+    )
 
 
 def training_batches(
-    pictures: Pictures,
+    pictures: Sequence[Example],
     config: DataConfig,
     *,
     seed: int,
@@ -140,7 +162,9 @@ def training_batches(
     process_index: int = 0,
     process_count: int = 1,
 ) -> Batches:
-    """Endless batches of (batch_size / process_count, crop, crop, C) uint8 crops.
+    """Endless batches: {"clean": (batch_size / process_count, crop, crop, C) uint8 crops}.
+
+    Of pairs, "noisy" holds the same crops of the noisy pictures.
 
     The pictures are shuffled anew in every epoch; batch number i (from 0) is the same whenever it
     is asked for, so `start=i` continues a run exactly. Of each global batch every process gets its

@@ -1,16 +1,22 @@
-"""Random crops, flips and rotations of pictures, as grain transforms on (H, W, C) uint8 arrays."""
+"""Random crops, flips and rotations of examples, as grain transforms.
+
+An example is a dict of (H, W, C) uint8 arrays of one size: "clean", and "noisy" where it is a pair.
+What is drawn is drawn once and done to all of them.
+"""
 
 import grain
 import numpy as np
 
+from sa_flax.data.splits import Example
 from sa_flax.errors import InputError
+from sa_flax.pictures import to_channels
 
 
 class TexturedCrop(grain.transforms.RandomMap):
     """A random square crop that prefers texture.
 
-    Skies and walls teach a denoiser little: a crop whose standard deviation is below `flat` gray
-    levels is drawn again, `tries` times at most, so that some flat ones remain.
+    Skies and walls teach a denoiser little: a crop whose clean picture has a standard deviation
+    below `flat` gray levels is drawn again, `tries` times at most, so that some flat ones remain.
 
     Args:
       size: side of the crop in pixels.
@@ -24,25 +30,31 @@ class TexturedCrop(grain.transforms.RandomMap):
     def __init__(self, size: int, *, flat: float = 4.0, tries: int = 4):
         self.size, self.flat, self.tries = size, flat, tries
 
-    def random_map(self, element: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        height, width = element.shape[:2]
+    def random_map(self, element: Example, rng: np.random.Generator) -> Example:
+        clean = element["clean"]
+        height, width = clean.shape[:2]
         if min(height, width) < self.size:
             raise InputError(too_small(height, width, self.size))
         for _ in range(self.tries):
             top = rng.integers(height - self.size + 1)
             left = rng.integers(width - self.size + 1)
-            crop = element[top : top + self.size, left : left + self.size]
-            if crop.std(axis=(0, 1)).max() >= self.flat:
+            window = np.s_[top : top + self.size, left : left + self.size]
+            if clean[window].std(axis=(0, 1)).max() >= self.flat:
                 break
-        return crop
+        return {name: picture[window] for name, picture in element.items()}
 
 
 class FlipAndRotate(grain.transforms.RandomMap):
     """One of the eight flips and quarter turns of a square, each equally likely."""
 
-    def random_map(self, element: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        turned = np.rot90(element, int(rng.integers(4)))
-        return np.ascontiguousarray(turned[:, ::-1] if rng.integers(2) else turned)
+    def random_map(self, element: Example, rng: np.random.Generator) -> Example:
+        turns, mirrored = int(rng.integers(4)), bool(rng.integers(2))
+
+        def turn(picture: np.ndarray) -> np.ndarray:
+            turned = np.rot90(picture, turns)
+            return np.ascontiguousarray(turned[:, ::-1] if mirrored else turned)
+
+        return {name: turn(picture) for name, picture in element.items()}
 
 
 class SomeGray(grain.transforms.RandomMap):
@@ -55,16 +67,15 @@ class SomeGray(grain.transforms.RandomMap):
     def __init__(self, share: float):
         self.share = share
 
-    def random_map(self, element: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        if element.shape[-1] != 3 or rng.random() >= self.share:
+    def random_map(self, element: Example, rng: np.random.Generator) -> Example:
+        if element["clean"].shape[-1] != 3 or rng.random() >= self.share:
             return element
-        luma = np.round(element @ np.array([0.299, 0.587, 0.114])).astype(element.dtype)
-        return np.repeat(luma[..., None], 3, axis=-1)
+        return {name: np.repeat(to_channels(x, 1), 3, axis=-1) for name, x in element.items()}
 
 
-def too_small(height: int, width: int, crop: int, name: str = "a picture") -> str:
+def too_small(height: int, width: int, crop: int) -> str:
     """The message for a picture that training crops don't fit in."""
     return (
-        f"{name} is {height} x {width} pixels, smaller than the training crop of {crop} x {crop}. "
-        f"Lower --data.crop to {min(height, width)} or less, or leave such pictures out."
+        f"a picture is {height} x {width} pixels, smaller than the training crop of {crop} x "
+        f"{crop}. Lower --data.crop to {min(height, width)} or less, or leave such pictures out."
     )

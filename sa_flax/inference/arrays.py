@@ -5,7 +5,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from sa_flax.errors import InputError
+from sa_flax.errors import NotFiniteError
 
 
 def is_integer(dtype: np.dtype) -> bool:
@@ -85,11 +85,11 @@ def from_unit(x: np.ndarray, dtype: Any) -> np.ndarray:
     """The values clipped to [0, 1] and, for integers, rounded to their scale.
 
     Raises:
-      InputError: where a value is not finite.
+      NotFiniteError: where a value is not finite.
     """
     dtype = np.dtype(dtype)
     if not np.isfinite(x).all():  # integers would hide it
-        raise InputError(
+        raise NotFiniteError(
             "the network's result is not finite: its weights are damaged, or its training diverged."
         )
     if is_integer(dtype):

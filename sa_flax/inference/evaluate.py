@@ -16,6 +16,7 @@ import jax
 import numpy as np
 from skimage.restoration import denoise_nl_means, estimate_sigma
 
+from sa_flax.data.splits import Example
 from sa_flax.functional.image_quality import psnr, ssim
 from sa_flax.noise import Blind, Gaussian, Noise
 
@@ -29,6 +30,8 @@ SMALLEST = 11
 
 # Rows of the table that no network may be called by.
 NOISY, BASELINE = "noisy", "non-local means"
+# The noise of a set of pairs, as `noises_of` names it.
+PAIRS = "pairs"
 
 
 def label(model: str | os.PathLike[str]) -> str:
@@ -82,22 +85,44 @@ _normal = jax.jit(lambda key, count: jax.random.normal(key, (count,)), static_ar
 _draw = jax.jit(lambda noise, key, clean: noise(key, clean), static_argnums=0)
 
 
-def noises_of(own: Noise | None, sigmas: Sequence[float]) -> dict[str, Noise]:
+def noisy_and_clean(
+    picture: np.ndarray | Example, noise: Noise | None, *, seed: int, index: int
+) -> tuple[np.ndarray, np.ndarray, float | None]:
+    """Noisy and clean (H, W, C) float32 in [0, 1], and the noise's level where it has one.
+
+    Without a noise the picture is a pair, whose noisy one is taken.
+    """
+    if isinstance(picture, dict) and noise is None:
+        noisy, clean = (picture[name].astype(np.float32) / 255 for name in ("noisy", "clean"))
+        return noisy, clean, None
+    whole = picture["clean"] if isinstance(picture, dict) else picture
+    assert noise is not None
+    clean = whole.astype(np.float32) / 255
+    noisy, sigma = noisy_version(clean, noise, seed=seed, index=index)
+    return noisy, clean, sigma
+
+
+def noises_of(
+    own: Noise | None, sigmas: Sequence[float], *, pairs: bool = False
+) -> dict[str, Noise | None]:
     """What a run is judged on, by name: the published Gaussian levels, and its own noise.
 
-    Its own is left out where it is white Gaussian noise anyway.
+    Its own is left out where it is white Gaussian noise anyway. A run on pairs has the noise of
+    their noisy pictures, "pairs", which is None here.
     """
-    noises: dict[str, Noise] = {f"sigma {sigma:g}": Gaussian(sigma=sigma) for sigma in sigmas}
-    if own is not None and (own.clip if isinstance(own, Gaussian | Blind) else True):
+    noises: dict[str, Noise | None] = {f"sigma {s:g}": Gaussian(sigma=s) for s in sigmas}
+    if pairs:
+        noises[PAIRS] = None
+    elif own is not None and (own.clip if isinstance(own, Gaussian | Blind) else True):
         noises[own.kind] = own
     return noises
 
 
 def evaluate(
     methods: dict[str, Method],
-    pictures: Sequence[np.ndarray],
+    pictures: Sequence[np.ndarray | Example],
     *,
-    noises: Mapping[str, Noise],
+    noises: Mapping[str, Noise | None],
     seed: int = 0,
     with_ssim: bool = True,
     report: Progress = lambda line: None,
@@ -109,7 +134,8 @@ def evaluate(
       methods: name -> function of (noisy (H, W, C) float32, sigma in [0, 1] units or None) that
         returns the denoised picture. "noisy" itself is always reported besides, so none can
         be called so.
-      pictures: clean pictures, (H, W, C) uint8, at least `SMALLEST` pixels high and wide for SSIM.
+      pictures: clean pictures, (H, W, C) uint8, at least `SMALLEST` pixels high and wide for SSIM;
+        or {"clean": picture, "noisy": picture}.
       noises: by the names that columns get; see `noises_of`.
       seed: fixes the noise.
       with_ssim: compute SSIM as well (the definition is that of `functional.ssim`).
@@ -131,8 +157,7 @@ def evaluate(
     for title, noise in noises.items():
         scores: dict[str, list[tuple[float, float]]] = {NOISY: [], **{m: [] for m in methods}}
         for index, picture in enumerate(pictures):
-            clean = picture.astype(np.float32) / 255
-            noisy, sigma = noisy_version(clean, noise, seed=seed, index=index)
+            noisy, clean, sigma = noisy_and_clean(picture, noise, seed=seed, index=index)
             scores[NOISY].append(_score(noisy, clean, with_ssim))
             for name, method in methods.items():
                 result = np.asarray(method(noisy, sigma), np.float32)

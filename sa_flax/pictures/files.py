@@ -246,7 +246,9 @@ def survey(folder: str | os.PathLike[str]) -> Survey:
 def _why_left_out(path: Path) -> str:
     entry = by_suffix(path)
     if entry is None:
-        return f"{path.suffix or 'no suffix'} is no suffix of a picture that can be read"
+        if not path.suffix:
+            return "has no suffix"
+        return f"{path.suffix.lower()} is no suffix of a picture that can be read"
     return f"{entry.name} {how_to_install(entry.extra)[:-1]}" if entry.is_missing else ""
 
 

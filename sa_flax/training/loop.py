@@ -4,7 +4,7 @@ What a run owns (its directory, checkpoints, log, signals) is `Run`'s; what a st
 `steps`; where arrays lie is in `sharding`.
 """
 
-import functools
+import contextlib
 import time
 from pathlib import Path
 
@@ -12,12 +12,13 @@ import jax
 from flax import nnx
 
 from sa_flax.config import Config
-from sa_flax.data.builders import open_splits
-from sa_flax.data.pipeline import Pictures, check_sizes, training_batches
+from sa_flax.data.pipeline import training_batches
+from sa_flax.errors import NotFiniteError
 from sa_flax.inference import evaluate
 from sa_flax.inference.denoiser import Denoiser
 from sa_flax.training import processes, sharding
 from sa_flax.training.run import Run, evaluation_crops, facts
+from sa_flax.training.run_data import open_data
 from sa_flax.training.run_directory import saved_steps
 from sa_flax.training.state import create_state, make_optimizer
 from sa_flax.training.steps import make_train_step
@@ -34,20 +35,15 @@ def train(config: Config, output: Path, *, resume: bool) -> int:
     graphdef, state = create_state(config, optimizer, resuming=any(saved_steps(output)))
     state = sharding.place(state, mesh)
     train_step = make_train_step(graphdef, optimizer, config, mesh)
-    splits = processes.first_then_others(
-        lambda: open_splits(config.data.source, directory=config.data.directory)
-    )
-    check_sizes(splits, config.data.crop)
-    pictures = functools.partial(Pictures, splits=splits, channels=config.model.channels)
-    train_set = pictures(splits.train, cache_bytes=config.data.cache_mb * 2**20)
-    validation_set = evaluation_crops(pictures(splits.validation), largest=256)
-    noises = evaluate.noises_of(config.noise, config.evaluation_sigmas)
+    splits = open_data(config, output)
+    validation_set = evaluation_crops(splits.validation, largest=256)
+    noises = evaluate.noises_of(config.noise, config.evaluation_sigmas, pairs=splits.pairs)
 
-    with Run(config, output, resume=resume) as run:
+    with Run(config, output, splits, resume=resume) as run:
         state = run.restore(state)
-        run.begin(facts(config, output, state.params, splits, run.step), splits.skipped)
+        run.begin(facts(config, output, state.params, splits, run.step))
         batches = training_batches(
-            train_set,
+            splits.train,
             config.data,
             seed=config.seed,
             start=run.step,
@@ -63,11 +59,16 @@ def train(config: Config, output: Path, *, resume: bool) -> int:
             run.note(step, metrics)
             if run.due(config.evaluate_every):
                 denoiser = denoiser.with_variables(*_averages(state))
-                rows = evaluate.evaluate(
-                    {"denoised": denoiser.method}, validation_set, noises=noises, with_ssim=False
-                )
-                run.scores(rows)
-                run.samples(denoiser, validation_set[:2], noises, f"{step:07}")
+                # A network that has run away gets no score; the run ends by itself if it stays so.
+                with contextlib.suppress(NotFiniteError):
+                    rows = evaluate.evaluate(
+                        {"denoised": denoiser.method},
+                        validation_set,
+                        noises=noises,
+                        with_ssim=False,
+                    )
+                    run.scores(rows)
+                    run.samples(denoiser, validation_set[:2], noises, f"{step:07}")
             if run.due(config.checkpoint_every):
                 run.save(state, _network(graphdef, state))
         batches.close()
@@ -80,7 +81,7 @@ def train(config: Config, output: Path, *, resume: bool) -> int:
         denoiser = denoiser.with_variables(*_averages(state))
         if processes.is_first():
             print("\nevaluating on the test pictures, beside scikit-image's non-local means")
-            test_set = evaluation_crops(pictures(splits.test), largest=768)
+            test_set = evaluation_crops(splits.test, largest=768)
             rows = evaluate.evaluate(
                 {
                     evaluate.BASELINE: evaluate.non_local_means,

@@ -14,6 +14,7 @@ from sa_flax.config import Config, to_json
 from sa_flax.errors import InputError
 from sa_flax.models.registry import create_model, model_class
 from sa_flax.models.saved import NETWORK, fill, from_pretrained, model_leaves, save_pretrained
+from sa_flax.strict_json import finite
 
 
 def network_of(config: Config) -> nnx.Module:
@@ -104,7 +105,11 @@ def save_network(
       step: training steps done.
       scores: PSNR in dB on the validation pictures, by noise, of the last evaluation.
     """
-    training = {"step": step, "validation_psnr": scores, "config": json.loads(to_json(config))}
+    training = {
+        "step": step,
+        "validation_psnr": finite(scores),
+        "config": json.loads(to_json(config)),
+    }
     save_pretrained(
         model,
         run / NETWORK,

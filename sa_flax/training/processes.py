@@ -65,6 +65,12 @@ def any_process(flag: bool) -> bool:
     return bool(np.any(multihost_utils.process_allgather(np.array([flag]))))
 
 
+def check_alike(text: str, message: str) -> None:
+    """Raises InputError with `message`, in all processes, where their `text`s are not the same."""
+    if any_process(tell_all(text) != text):
+        raise InputError(message)
+
+
 def tell_all(text: str) -> str:
     """What process 0 says, in every process (at most 4,000 bytes of UTF-8)."""
     if jax.process_count() == 1:

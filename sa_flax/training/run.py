@@ -19,15 +19,15 @@ from flax import nnx
 
 from sa_flax import strict_json
 from sa_flax.config import Config
-from sa_flax.data.builders import Splits
 from sa_flax.data.pipeline import describe_cache
+from sa_flax.data.splits import Example, Splits
 from sa_flax.errors import DivergedError
 from sa_flax.files import write_whole
 from sa_flax.inference import evaluate
 from sa_flax.inference.denoiser import Denoiser
 from sa_flax.noise import Noise
 from sa_flax.pictures import side_by_side
-from sa_flax.training import logs, processes
+from sa_flax.training import logs, processes, run_data
 from sa_flax.training.checkpoint import Checkpoints
 from sa_flax.training.network import save_network
 from sa_flax.training.provenance import versions
@@ -38,7 +38,7 @@ from sa_flax.training.state import TrainState
 class Run:
     """One start of a training run, from claiming its directory to its last word.
 
-        with Run(config, output, resume=False) as run:
+        with Run(config, output, splits, resume=False) as run:
             state = run.restore(state)
             run.begin(facts)
             for step in run.steps():
@@ -48,6 +48,8 @@ class Run:
     Args:
       config: of the run.
       output: its directory; see `run_directory.claim` for what it may hold.
+      splits: its pictures. That they are those of the run's earlier starts is checked, and what
+        they are made of noted in data.json.
       resume: insist that there is a run to go on with.
 
     Attributes:
@@ -55,21 +57,26 @@ class Run:
       stopped: whether a signal has ended it before its last step.
     """
 
-    def __init__(self, config: Config, output: Path, *, resume: bool):
+    def __init__(self, config: Config, output: Path, splits: Splits, *, resume: bool):
         self.config, self.output = config, output
         self.step = self._began = 0
+        self._splits = splits
         self._claim = claim(output, config, resume=resume)
         self._monitor = Monitor(config.optimizer.max_skipped)
         self._broken: list[str] = []
         self._pending: list[dict[str, jax.Array]] = []
         self._waited = 0.0
         self._scores: dict[str, float] = {}
+        self._own_noises = [evaluate.PAIRS if splits.pairs else config.noise.kind]
         self._stopping = False
 
     def __enter__(self) -> "Run":
+        data = self._splits.manifest
         with contextlib.ExitStack() as stack:
+            moved = processes.first(lambda: run_data.data_changes(self.output, data))
             changes = processes.first(lambda: stack.enter_context(self._claim))
-            self._changes = list(changes or ())
+            self._changes, self._data_changes = list(changes or ()), list(moved or ())
+            processes.first(lambda: run_data.note_data(self.output, data))
             self._checkpoints = Checkpoints(self.output, keep=self.config.keep_checkpoints)
             stack.enter_context(contextlib.closing(self._checkpoints))
             self._stack = stack.pop_all()
@@ -86,12 +93,14 @@ class Run:
         self._began = self.step
         return state
 
-    def begin(self, facts: dict[str, str], notes: Sequence[str] = ()) -> None:
+    def begin(self, facts: dict[str, str]) -> None:
         """Says what the run is, opens the log, and from here on only notes signals."""
         say(f"skipped a broken checkpoint: step {line}" for line in self._broken)
         say([logs.format_facts(facts)])
         say(f"  changed since: {line}" for line in self._changes)
-        say(f"  {line}" for line in notes)
+        say(f"  data: {line}" for line in self._splits.notes)
+        say(_shortened("  data changed since", self._data_changes, self.output))
+        say(_shortened("  left out", self._splits.skipped, self.output))
         self._log: logs.RunLog | logs.NoLog = logs.NoLog()
         if processes.is_first():
             self._log = logs.RunLog(self.output, steps=self.config.steps, start=self.step)
@@ -156,8 +165,7 @@ class Run:
         """Notes the figures of a validation, the rows of `evaluate`."""
         scores = {row["noise"]: row["psnr"] for row in rows if row["method"] != "noisy"}
         self._log.validation(self.step, scores)
-        # What a network that has run away makes has no PSNR.
-        self._scores = {name: psnr for name, psnr in scores.items() if np.isfinite(psnr)}
+        self._scores = scores
         self._scored_at = self.step
 
     def save(self, state: TrainState, network: nnx.Module) -> None:
@@ -168,26 +176,27 @@ class Run:
         """
         psnr = None
         if self._scores and self._scored_at == self.step:
-            own = self._scores.get(self.config.noise.kind)
-            psnr = float(np.mean(list(self._scores.values()))) if own is None else own
+            own = [self._scores[name] for name in self._own_noises if name in self._scores]
+            psnr = float(np.mean(own or list(self._scores.values())))
         if self._checkpoints.save(state, self.step, psnr=psnr) and processes.is_first():
             save_network(self.output, network, self.config, step=self.step, scores=self._scores)
 
     def samples(
         self,
         denoiser: Denoiser,
-        pictures: Sequence[np.ndarray],
-        noises: Mapping[str, Noise],
+        examples: Sequence[Example],
+        noises: Mapping[str, Noise | None],
         folder: str,
     ) -> None:
         """Saves noisy | denoised | clean of each picture: its own noise, or the middle level."""
         if not processes.is_first():
             return
         middle = list(noises)[len(self.config.evaluation_sigmas) // 2]
-        title = self.config.noise.kind if self.config.noise.kind in noises else middle
-        for index, picture in enumerate(pictures):
-            clean = picture.astype(np.float32) / 255
-            noisy, sigma = evaluate.noisy_version(clean, noises[title], seed=0, index=index)
+        title = next((own for own in self._own_noises if own in noises), middle)
+        for index, example in enumerate(examples):
+            noisy, clean, sigma = evaluate.noisy_and_clean(
+                example, noises[title], seed=0, index=index
+            )
             name = f"picture{index}_{title.replace(' ', '')}"
             shown = side_by_side([noisy, denoiser.method(noisy, sigma), clean])
             logs.save_png(self.output / "samples" / folder / f"{name}.png", shown)
@@ -292,16 +301,16 @@ class Monitor:
         return {**means, "skipped": float(len(fetched) - len(good))}
 
 
-def evaluation_crops(
-    pictures: Sequence[np.ndarray], *, largest: int, most: int = 24
-) -> list[np.ndarray]:
-    """The first `most` pictures, their centres where a side is longer than `largest` pixels."""
+def evaluation_crops(examples: Sequence[Example], *, largest: int, most: int = 24) -> list[Example]:
+    """The first `most` examples, their centres where a side is longer than `largest` pixels."""
     crops = []
-    for index in range(min(len(pictures), most)):
-        picture = pictures[index]
-        height, width = (min(side, largest) for side in picture.shape[:2])
-        top, left = (picture.shape[0] - height) // 2, (picture.shape[1] - width) // 2
-        crops.append(picture[top : top + height, left : left + width])
+    for index in range(min(len(examples), most)):
+        example = examples[index]
+        shape = example["clean"].shape
+        height, width = (min(side, largest) for side in shape[:2])
+        top, left = (shape[0] - height) // 2, (shape[1] - width) // 2
+        window = np.s_[top : top + height, left : left + width]
+        crops.append({name: picture[window] for name, picture in example.items()})
     return crops
 
 
@@ -329,12 +338,19 @@ def facts(config: Config, output: Path, params: Any, splits: Splits, step: int) 
         "noise": str(config.noise),
         "data": f"{config.data.source}: {len(splits.train)} to train, {len(splits.validation)} to "
         f"validate, {len(splits.test)} to test"
-        + (f"; {len(splits.skipped)} files skipped" if splits.skipped else ""),
+        + (f"; {len(splits.skipped)} left out, see below" if splits.skipped else ""),
         "memory": describe_cache(config.data),
         "batch": f"{config.data.batch_size} crops of {config.data.crop} x {config.data.crop}"
         + (f", {config.optimizer.accumulate} parts" if config.optimizer.accumulate > 1 else ""),
         "seed": str(config.seed),
     }
+
+
+def _shortened(what: str, lines: Sequence[str], output: Path, most: int = 20) -> list[str]:
+    """Lines to print: the first `most`; the others stand in data.json."""
+    rest = len(lines) - most
+    more = [f"{what}: {rest} more, see {output / run_data.DATA}"] if rest > 0 else []
+    return [f"{what}: {line}" for line in lines[:most]] + more
 
 
 def say(lines: Iterable[str]) -> None:

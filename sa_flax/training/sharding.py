@@ -63,9 +63,13 @@ def check_batch(config: Config, mesh: Mesh) -> None:
         )
 
 
-def place_batch(batch: np.ndarray, mesh: Mesh) -> jax.Array:
-    """This process's share of a batch (B, H, W, C), as its part of one global array."""
-    return jax.make_array_from_process_local_data(batch_sharding(mesh), batch)
+def place_batch(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
+    """This process's share of a batch, arrays (B, H, W, C), as its part of global arrays."""
+    sharding = batch_sharding(mesh)
+    return {
+        name: jax.make_array_from_process_local_data(sharding, array)
+        for name, array in batch.items()
+    }
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:

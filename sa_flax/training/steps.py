@@ -31,11 +31,12 @@ def make_train_step(
     optimizer: optax.GradientTransformation,
     config: Config,
     mesh: Mesh | None = None,
-) -> Callable[[TrainState, jax.Array, jax.Array], tuple[TrainState, Metrics]]:
+) -> Callable[[TrainState, dict[str, jax.Array], jax.Array], tuple[TrainState, Metrics]]:
     """Builds `train_step(state, batch, key) -> (state, metrics)`.
 
-    `batch` is (B, H, W, C) uint8; the noise is drawn here, on the device, from
-    `fold_in(key, state.step)`, so that a resumed run draws what an uninterrupted one would have.
+    `batch` holds "clean", (B, H, W, C) uint8, and in a run on pairs "noisy" likewise. Without it
+    the noise is drawn here, on the device, from `fold_in(key, state.step)`, so that a resumed run
+    draws what an uninterrupted one would have.
     Metrics are scalars: loss, psnr (dB, of the batch), grad_norm (before clipping), and skipped: 1
     where loss or gradient was not finite, so that nothing but `state.step` moved; else 0.
 
@@ -47,10 +48,14 @@ def make_train_step(
     parts = config.optimizer.accumulate
 
     def train_step(
-        state: TrainState, batch: jax.Array, key: jax.Array
+        state: TrainState, batch: dict[str, jax.Array], key: jax.Array
     ) -> tuple[TrainState, Metrics]:
-        clean = batch.astype(jnp.float32) / 255
-        noisy, sigma = config.noise(jax.random.fold_in(key, state.step), clean)
+        pictures = {name: array.astype(jnp.float32) / 255 for name, array in batch.items()}
+        clean, sigma = pictures["clean"], None
+        if "noisy" in pictures:
+            noisy = pictures["noisy"]
+        else:
+            noisy, sigma = config.noise(jax.random.fold_in(key, state.step), clean)
 
         def loss_fn(params: nnx.State, rest: nnx.State, noisy, sigma, clean):
             if mesh is not None:

@@ -16,23 +16,28 @@ SCRIPT = """
 import multiprocessing, os, signal, sys, time
 import numpy as np
 from sa_flax.config import DataConfig
-from sa_flax.data.builders import open_splits
+from sa_flax.data.builders import PHOTOGRAPHS, open_splits
 from sa_flax.data.pipeline import Pictures, training_batches
 from sa_flax.errors import InputError, WorkerDiedError
 
 
 def main():
-    splits = open_splits("photographs", directory=sys.argv[1])
-    pictures = Pictures(splits.train, splits, channels=3, cache_bytes=2**24)
-
-    def batches(workers, crop=16):
+    def batches(workers, crop=16, source="photographs"):
+        splits = open_splits(source, directory=sys.argv[1])
+        pictures = Pictures(splits.train, channels=3, cache_bytes=2**24)
         config = DataConfig(crop=crop, batch_size=2, workers=workers)
         return training_batches(pictures, config, seed=0)
 
     by_threads, by_workers = batches(0), batches(2)
     for _ in range(5):
-        np.testing.assert_array_equal(next(by_threads), next(by_workers))
+        np.testing.assert_array_equal(next(by_threads)["clean"], next(by_workers)["clean"])
     by_threads.close()
+    folder = [batches(workers, source=str(PHOTOGRAPHS)) for workers in (0, 2)]
+    for _ in range(5):
+        first, second = (next(some)["clean"] for some in folder)
+        np.testing.assert_array_equal(first, second)
+    for some in folder:
+        some.close()
     os.kill(multiprocessing.active_children()[0].pid, signal.SIGKILL)
     started = time.monotonic()
     try:

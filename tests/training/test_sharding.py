@@ -28,8 +28,8 @@ def one_device() -> Mesh:
     return sharding.make_mesh(MeshConfig(), jax.devices()[:1])
 
 
-def batch(seed: int) -> np.ndarray:
-    return np.random.default_rng(seed).integers(0, 256, (16, 16, 16, 1), np.uint8)
+def batch(seed: int) -> dict[str, np.ndarray]:
+    return {"clean": np.random.default_rng(seed).integers(0, 256, (16, 16, 16, 1), np.uint8)}
 
 
 def train(config: Config, mesh: Mesh, steps: int = 3) -> tuple[TrainState, list[float]]:

@@ -22,8 +22,8 @@ CONFIG = Config(
 )
 
 
-def batch(seed: int = 0) -> np.ndarray:
-    return np.random.default_rng(seed).integers(0, 256, (8, 16, 16, 1), np.uint8)
+def batch(seed: int = 0) -> dict[str, np.ndarray]:
+    return {"clean": np.random.default_rng(seed).integers(0, 256, (8, 16, 16, 1), np.uint8)}
 
 
 def test_the_average_follows_the_parameters():
