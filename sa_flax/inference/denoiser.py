@@ -12,7 +12,7 @@ from flax import nnx
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from sa_flax.errors import InputError
-from sa_flax.functional.pooling import Window
+from sa_flax.functional.statistics import Window
 from sa_flax.inference.pretrained import from_pretrained
 from sa_flax.inference.run_directory import read_config, restore_ema
 from sa_flax.models.registry import network_of

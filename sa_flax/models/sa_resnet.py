@@ -9,8 +9,9 @@ from flax import nnx
 from flax.nnx.nn import initializers
 from jaxtyping import Array, Float
 
-from sa_flax.modules.attention import ShuffleAttention
+from sa_flax.functional.checks import check_floating
 from sa_flax.modules.batch_norm import BatchNorm
+from sa_flax.modules.shuffle_attention import ShuffleAttention
 
 Dtype = jax.typing.DTypeLike
 
@@ -170,8 +171,10 @@ class SAResNet(nnx.Module):
         """What the first stage takes.
 
         Raises:
-          ValueError: for a picture with another number of channels.
+          ValueError: for a picture with another number of channels, or not of floating-point
+            numbers.
         """
+        pictures = check_floating("this network", pictures, "the picture")
         if pictures.ndim != 4 or pictures.shape[-1] != self.in_channels:
             raise ValueError(
                 f"this network takes (B, H, W, {self.in_channels}) pictures; got {pictures.shape}."
