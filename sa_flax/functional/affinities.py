@@ -1,7 +1,9 @@
 """Affinities: every position is replaced by a weighted mean of all others, weighted by likeness.
 
-All are channels-last, (..., H, W, C), pure, keep the dtype of the map and compute in float32
-(float64 for float64). Time grows with the square of the number of positions, memory does not: rows
+All are channels-last, (..., H, W, C), pure, keep the dtype of the map, whatever the parameters' is,
+and compute in float32 (float64 for float64). Maps that are not (..., H, W, C), or do not hold
+floating-point numbers, are refused with a ValueError. Over explicit axes of a mesh the result is
+sharded as the map is. Time grows with the square of the number of positions, memory does not: rows
 of the affinity matrix are computed, used and dropped in blocks, and computed again for the gradient
 (`attend`): a process that takes a 256 x 256 map of 64 channels forward and backward peaks at 0.5 to
 0.6 GB, where the matrix alone would be 17 GB. The exceptions are the dot-product affinity and

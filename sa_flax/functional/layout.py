@@ -15,6 +15,11 @@ def per_channel(vector: Float[Array, " C"], rank: int) -> Float[Array, "... C"]:
     return vector.reshape((1,) * (rank - 1) + (-1,))
 
 
+def is_over_explicit_axes(x: Array) -> bool:
+    """Whether some axis of x is split over an axis of a mesh whose type is explicit."""
+    return any(axes is not None for axes in jax.typeof(x).sharding.spec)
+
+
 def over_mesh(function: Callable[..., Any], x: Array, *args: Any, like_x: bool = True) -> Any:
     """`function(x, *args)`, where need be with the mesh's explicit axes automatic inside.
 
@@ -28,9 +33,9 @@ def over_mesh(function: Callable[..., Any], x: Array, *args: Any, like_x: bool =
         every device.
     """
     meshes = {
-        sharding.mesh
-        for sharding in (jax.typeof(leaf).sharding for leaf in jax.tree.leaves((x, args)))
-        if any(axes is not None for axes in sharding.spec)
+        jax.typeof(leaf).sharding.mesh
+        for leaf in jax.tree.leaves((x, args))
+        if is_over_explicit_axes(leaf)
     }
     if not meshes:
         return function(x, *args)

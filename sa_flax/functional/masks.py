@@ -1,7 +1,9 @@
 """Masks: attentions that pool a map, turn the result into gates by a sigmoid, and multiply.
 
-All are channels-last, (..., H, W, C), pure, and keep the dtype of the map; what they pool and gate
-by is computed in float32 (float64 for float64). Their cost grows with the pixels, not with the
+All are channels-last, (..., H, W, C), pure, and keep the dtype of the map, whatever the parameters'
+is; what they pool and gate by is computed in float32 (float64 for float64). Maps that are not
+(..., H, W, C), or do not hold floating-point numbers, are refused with a ValueError. Over explicit
+axes of a mesh the result is sharded as the map is. Their cost grows with the pixels, not with the
 square of them. `window=(h, w)` takes the pooling over the window around each pixel in place of the
 whole map (`sa_flax.functional.statistics`): for photographs much larger than the training crops.
 """
@@ -142,7 +144,8 @@ def eca(
 
     Args:
       x: feature map, (..., H, W, C), any float dtype.
-      params: see `ECAParams`; `eca_kernel_size(C)` is the paper's K.
+      params: see `ECAParams`; `eca_kernel_size(C)` is the paper's K. They fit any number of
+        channels: only the layer, `sa_flax.ECA`, knows which it is for.
       window: (height, width) around each pixel that the mean is taken over; None for the whole map.
 
     Raises:
@@ -193,8 +196,8 @@ def cbam(
     with one two-layer `mlp(v) = expand(relu(reduce(v)))` for both, and a convolution that sees
     zeros outside the map. Costs four passes and 2 C R + R + C + 2 K^2 + 1 parameters; the K x K
     convolution has two channels only. Pays where noise or content sits in places as well as in
-    channels. The
-    maximum over H x W follows single noisy pixels: on strong noise try "dual", which has none.
+    channels. The maximum over H x W follows single noisy pixels: on strong noise try "dual", which
+    has none.
 
     Args:
       x: feature map, (..., H, W, C), any float dtype.

@@ -167,7 +167,7 @@ class SAResNet(nnx.Module):
         if not features_only:
             self.fc = nnx.Linear(features_in, num_classes, **kwargs)
 
-    def stem(self, pictures: Float[Array, "B H W C"]) -> Float[Array, "B H/4 W/4 D"]:
+    def stem(self, pictures: Float[Array, "B H W C"]) -> Float[Array, "B h w D"]:
         """What the first stage takes.
 
         Raises:
@@ -182,7 +182,7 @@ class SAResNet(nnx.Module):
         x = nnx.relu(self.bn1(self.conv1(pictures)))
         return nnx.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
 
-    def features(self, pictures: Float[Array, "B H W C"]) -> tuple[Float[Array, "B h w D"], ...]:
+    def features(self, pictures: Float[Array, "B H W C"]) -> tuple[Float[Array, "B _ _ _"], ...]:
         """The maps after each of the four stages, coarser and coarser.
 
         Raises:
@@ -198,7 +198,7 @@ class SAResNet(nnx.Module):
 
     def __call__(
         self, pictures: Float[Array, "B H W C"]
-    ) -> Float[Array, "B K"] | tuple[Float[Array, "B h w D"], ...]:
+    ) -> Float[Array, "B K"] | tuple[Float[Array, "B _ _ _"], ...]:
         """Logits, or with `features_only` the four stages."""
         maps = self.features(pictures)
         return maps if self.features_only else self.fc(jnp.mean(maps[-1], axis=(1, 2)))

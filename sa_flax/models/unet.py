@@ -10,6 +10,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from sa_flax.functional.checks import check_floating
+from sa_flax.functional.layout import is_over_explicit_axes, over_mesh
 from sa_flax.functional.statistics import WindowLike, check_window
 from sa_flax.models.places import Attend, Kinds, kinds_by_place
 from sa_flax.modules.blocks import Downsample, ResidualBlock, Upsample, conv3x3
@@ -138,21 +139,34 @@ class AttentionUNet(nnx.Module):
     def __call__(
         self,
         noisy: Float[Array, "B H W C"],
-        noise_level: Float[Array, " B"] | float | None = None,
+        noise_level: Float[Array, " B"] | Float[Array, ""] | float | None = None,
     ) -> Float[Array, "B H W C"]:
         """Denoises pictures in [0, 1]. `noise_level`: sigma in [0, 1] units, one or one a picture.
+
+        A picture split over explicit axes of a mesh comes out split in the same way.
 
         Raises:
           ValueError: for a picture with another number of channels, or not of floating-point
             numbers, or a noise level where none is expected, or none where one is.
         """
-        return self._denoised(noisy, noise_level, None)
+        noisy = check_floating("this network", noisy, "the picture")
+        if not is_over_explicit_axes(noisy):
+            return self._denoised(noisy, noise_level, None)
+        # Convolutions can't say how their results lie over explicit axes: as the picture does.
+        graphdef, state = nnx.split(self)
+        level = None if noise_level is None else jnp.asarray(noise_level, noisy.dtype)
+        return over_mesh(
+            lambda noisy, level, state: nnx.merge(graphdef, state)._denoised(noisy, level, None),
+            noisy,
+            level,
+            state,
+        )
 
     def features(
         self,
         noisy: Float[Array, "B H W C"],
-        noise_level: Float[Array, " B"] | float | None = None,
-    ) -> dict[str, Float[Array, "B h w D"]]:
+        noise_level: Float[Array, " B"] | Float[Array, ""] | float | None = None,
+    ) -> dict[str, Float[Array, "B _ _ _"]]:
         """What comes out of each residual block, by its name, in the order that it is computed.
 
         Names are "encoder.LEVEL.BLOCK", "bottom.BLOCK" and "decoder.LEVEL.BLOCK". Height and width
@@ -166,7 +180,7 @@ class AttentionUNet(nnx.Module):
     def attention_maps(
         self,
         noisy: Float[Array, "B H W C"],
-        noise_level: Float[Array, " B"] | float | None = None,
+        noise_level: Float[Array, " B"] | Float[Array, ""] | float | None = None,
     ) -> dict[str, Maps]:
         """The gates or affinities of each block that has attention, by the names of `features`.
 
