@@ -31,6 +31,7 @@ import numpy as np
 from flax import nnx
 
 import sa_flax
+from benchmarks.shapes import map_sizes
 
 # Every kind as `make_attention` builds it, and the one affinity that is linear in the pixels.
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
@@ -38,11 +39,6 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "non_local (dot product)": ("non_local", {"affinity": "dot_product"}),
 }
 AFFINITIES = ("danet", "non_local", "self_attention")
-
-
-def map_sizes(size: int, width: int, levels: int) -> list[tuple[int, int]]:
-    """(pixels along a side, features) at each level of a U-Net that doubles its features."""
-    return [(size // 2**level, width * 2**level) for level in range(levels)]
 
 
 def cores() -> int:

@@ -2,8 +2,9 @@
 
     python benchmarks/shuffle_attention.py
 
-Prints a table and writes benchmarks/results/shuffle_attention-DEVICE-jax-RELEASE.json. Needs
-PyTorch.
+"compiler not told" is the fused form without what `sa_flax/functional/_shuffle/cpu.py` tells XLA's
+CPU compiler. Prints a table, and writes it to benchmarks/results/ by device and JAX release.
+Needs PyTorch.
 """
 
 # ruff: noqa: E402
@@ -25,17 +26,11 @@ import numpy as np
 import timing
 import torch
 
+from benchmarks.shapes import SHUFFLE_ATTENTION
 from sa_flax.functional import ShuffleAttentionParams, shuffle_attention
+from sa_flax.functional._shuffle import passes
 from tests.torch_reference.shuffle_attention import ShuffleAttention as TorchShuffleAttention
 
-SHAPES = [  # B, H, W, C, groups
-    (8, 56, 56, 256, 64),
-    (16, 28, 28, 512, 64),
-    (8, 64, 64, 128, 32),
-    (4, 128, 128, 64, 16),
-    (1, 512, 512, 64, 16),
-    (1, 1024, 1024, 32, 8),
-]
 # Least traffic in units of the map: forward 2 reads, 1 write; backward 4 reads, 1 write.
 UNITS = {"forward": 3, "forward+backward": 8}
 KEYS = ("cweight", "cbias", "sweight", "sbias", "gn.weight", "gn.bias")
@@ -56,6 +51,23 @@ def jax_runs(name, x, g, params, groups):
         lambda: jax.block_until_ready(forward(x, params)),
         lambda: jax.block_until_ready(both(x, params, g)),
         size,
+    )
+
+
+def untold_runs(x, g, params, groups):
+    """(forward, forward+backward) of the fused form's passes as they come, and no bytes kept."""
+    static = {"groups": groups, "epsilon": 1e-5, "shuffle": True, "tuned": False}
+    forward = jax.jit(lambda x, params: passes.forward(x, *params, **static)[0])
+
+    @jax.jit
+    def both(x, params, g):
+        out, *known = passes.forward(x, *params, **static)
+        return out, passes.backward(x, *known, *params, g, **static)
+
+    return (
+        lambda: jax.block_until_ready(forward(x, params)),
+        lambda: jax.block_until_ready(both(x, params, g)),
+        None,
     )
 
 
@@ -112,6 +124,7 @@ def measure(shape, *, rounds, seconds, compiled):
     )
     negate = jax.jit(lambda x: -x)
     built = {name: jax_runs(name, x, g, params, groups) for name in ("fused", "textbook")}
+    built["compiler not told"] = untold_runs(x, g, params, groups)
     variants = {
         "torch eager NCHW": (False, torch.contiguous_format),
         "torch eager channels_last": (False, torch.channels_last),
@@ -132,7 +145,7 @@ def measure(shape, *, rounds, seconds, compiled):
         runs = {name: b[index] for name, b in built.items()}
         copies = {"copy": lambda: negate(x).block_until_ready()} if index == 0 else {}
         result[pass_] = timing.interleaved({**copies, **runs}, rounds=rounds, seconds=seconds)
-    result["kept"] = {name: b[2] / x.nbytes for name, b in built.items()}
+    result["kept"] = {name: b[2] / x.nbytes for name, b in built.items() if b[2] is not None}
     return result
 
 
@@ -172,18 +185,21 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=30)
     parser.add_argument("--seconds", type=float, default=20.0, help="for each shape and pass")
+    parser.add_argument("--only", nargs="+", help="words of the shapes' names; all without it")
     parser.add_argument("--no-compile", action="store_true", help="leave torch.compile out")
     args = parser.parse_args()
     results = []
-    for shape in SHAPES:
+    for name, shape in SHUFFLE_ATTENTION.items():
+        if args.only and not any(words in name for words in args.only):
+            continue
         results.append(
             measure(shape, rounds=args.rounds, seconds=args.seconds, compiled=not args.no_compile)
         )
         show(results[-1])
     summary = {kind: ratios(results, kind) for kind in ("median_ms", "least_ms", "processor_ms")}
     print("\nPyTorch's time over that of the fused form, median over the shapes:")
-    for kind, passes in summary.items():
-        for pass_, columns in passes.items():
+    for kind, by_pass in summary.items():
+        for pass_, columns in by_pass.items():
             text = ", ".join(f"{name} {value:.2f}" for name, value in columns.items())
             print(f"  {kind:13s} {pass_:17s} {text}")
     path = timing.save("shuffle_attention", {"results": results, "ratios": summary})

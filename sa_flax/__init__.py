@@ -14,8 +14,8 @@ __version__ = "0.1.0"
 
 # name -> module that defines it
 _EXPORTS = {
-    "ShuffleAttention": "sa_flax.modules.attention",
-    "ShuffleAttentionParams": "sa_flax.functional.shuffle_attention",
+    "ShuffleAttention": "sa_flax.modules.shuffle_attention",
+    "ShuffleAttentionParams": "sa_flax.functional",
     "SqueezeExcite": "sa_flax.modules.masks",
     "ECA": "sa_flax.modules.masks",
     "CBAM": "sa_flax.modules.masks",
@@ -40,14 +40,15 @@ __all__ = ["__version__", *_EXPORTS, *_SUBMODULES]
 
 if TYPE_CHECKING:
     from sa_flax import data, functional, inference, models, modules, porting, training
-    from sa_flax.functional.shuffle_attention import ShuffleAttentionParams
+    from sa_flax.functional import ShuffleAttentionParams
     from sa_flax.inference.denoiser import Denoiser
     from sa_flax.models.registry import create_model, list_models
     from sa_flax.models.saved import from_pretrained, list_pretrained, save_pretrained
     from sa_flax.models.unet import AttentionUNet
     from sa_flax.modules.affinities import DANet, NonLocal, SelfAttention
-    from sa_flax.modules.attention import ShuffleAttention, list_attentions, make_attention
+    from sa_flax.modules.attention import list_attentions, make_attention
     from sa_flax.modules.masks import CBAM, ECA, SGE, DualAttention, SqueezeExcite
+    from sa_flax.modules.shuffle_attention import ShuffleAttention
 
 
 warn_of_wrong_numbers()

@@ -1,5 +1,6 @@
 """Before any test module is imported: eight simulated CPU devices, so that sharding is real, and
-little optimisation by the compiler, which would take longer than the tiny tests themselves."""
+little optimisation by the compiler, which would take longer than the tiny tests themselves; and the
+shapes that annotations state are checked at every call of pure functions and layers."""
 
 import dataclasses
 import importlib.metadata
@@ -7,6 +8,30 @@ import os
 from pathlib import Path
 
 import pytest
+from jaxtyping import install_import_hook
+
+import tests.annotations  # noqa: F401 - the hook below looks for it in what is imported
+
+# Beartype looks at every argument and result of these, jaxtyping at how their shapes fit.
+install_import_hook(
+    [
+        "sa_flax.functional._shuffle",
+        "sa_flax.functional.affinities",
+        "sa_flax.functional.affinity_params",
+        "sa_flax.functional.batch_norm",
+        "sa_flax.functional.blockwise",
+        "sa_flax.functional.checks",
+        "sa_flax.functional.image_quality",
+        "sa_flax.functional.layout",
+        "sa_flax.functional.mask_params",
+        "sa_flax.functional.masks",
+        "sa_flax.functional.non_local_means",
+        "sa_flax.functional.parameters",
+        "sa_flax.functional.statistics",
+        "sa_flax.modules",
+    ],
+    "tests.annotations.check",
+)
 
 for _flag, _value in (
     ("--xla_force_host_platform_device_count", 8),

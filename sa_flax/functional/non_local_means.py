@@ -1,8 +1,8 @@
 """Non-local means: the classical denoiser, an affinity with patches as queries and keys.
 
-It is what the affinities of `sa_flax.functional.affinity` learn to do better: there the likeness of
-two positions is a product of learned features, here it is the distance of the patches around them,
-and in both the result is a mean of the pixels, weighted by likeness.
+It is what the affinities of `sa_flax.functional.affinities` learn to do better: there the likeness
+of two positions is a product of learned features, here it is the distance of the patches around
+them, and in both the result is a mean of the pixels, weighted by likeness.
 """
 
 import jax
@@ -10,8 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from sa_flax.functional.affinity import attend
-from sa_flax.functional.pooling import statistics_dtype
+from sa_flax.functional.blockwise import attend
+from sa_flax.functional.checks import check_map
+from sa_flax.functional.statistics import statistics_dtype
 
 # Squared patch distance (in units of h^2) beyond which scikit-image takes a weight to be 0.
 _CUTOFF = 5.0
@@ -52,16 +53,12 @@ def non_local_means(
         computes the formula above as it stands; so does a search of the whole picture.
 
     Raises:
-      ValueError: for pictures of integers, or patches or distances that are not positive.
+      ValueError: for pictures that are not (..., H, W, C) of floating-point numbers (C = 1 where
+        they are gray), or patches or distances that are not positive.
 
     Buades, Coll and Morel, "A non-local algorithm for image denoising", CVPR 2005.
     """
-    if not jnp.issubdtype(x.dtype, jnp.floating):
-        raise ValueError(f"pictures must be floats in [0, 1], e.g. x / 255; got dtype {x.dtype}.")
-    if x.ndim < 3:
-        raise ValueError(
-            f"pictures must be (..., H, W, C), with C = 1 where they are gray; got {x.shape}."
-        )
+    x = check_map("non_local_means", x)
     if patch_size < 1:
         raise ValueError(f"patch_size must be at least 1 pixel; got {patch_size}.")
     if patch_distance is not None and patch_distance < 1:

@@ -12,7 +12,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float
 
 from sa_flax.errors import InputError
-from sa_flax.functional.pooling import Window
+from sa_flax.functional.statistics import Window
 from sa_flax.inference.arrays import as_batch, check_values, from_unit, split_alpha, to_unit
 from sa_flax.inference.finish import REACH, Finish
 from sa_flax.inference.whole_or_tiles import Engine, Report, ignore

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from sa_flax.functional.shuffle_attention import channel_unshuffle
+from sa_flax.functional import channel_unshuffle
 from sa_flax.models.sa_resnet import SAResNet
 
 

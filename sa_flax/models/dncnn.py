@@ -6,6 +6,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float
 
+from sa_flax.functional.checks import check_floating
 from sa_flax.modules.batch_norm import BatchNorm
 from sa_flax.modules.blocks import conv3x3
 
@@ -95,8 +96,10 @@ class DnCNN(nnx.Module):
         """Denoises pictures in [0, 1].
 
         Raises:
-          ValueError: for a picture with another number of channels.
+          ValueError: for a picture with another number of channels, or not of floating-point
+            numbers.
         """
+        noisy = check_floating("this network", noisy, "the picture")
         if noisy.ndim != 4 or noisy.shape[-1] != self.channels:
             raise ValueError(
                 f"this network denoises (B, H, W, {self.channels}) pictures; got {noisy.shape}."

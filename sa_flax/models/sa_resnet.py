@@ -9,8 +9,9 @@ from flax import nnx
 from flax.nnx.nn import initializers
 from jaxtyping import Array, Float
 
-from sa_flax.modules.attention import ShuffleAttention
+from sa_flax.functional.checks import check_floating
 from sa_flax.modules.batch_norm import BatchNorm
+from sa_flax.modules.shuffle_attention import ShuffleAttention
 
 Dtype = jax.typing.DTypeLike
 
@@ -166,12 +167,14 @@ class SAResNet(nnx.Module):
         if not features_only:
             self.fc = nnx.Linear(features_in, num_classes, **kwargs)
 
-    def stem(self, pictures: Float[Array, "B H W C"]) -> Float[Array, "B H/4 W/4 D"]:
+    def stem(self, pictures: Float[Array, "B H W C"]) -> Float[Array, "B h w D"]:
         """What the first stage takes.
 
         Raises:
-          ValueError: for a picture with another number of channels.
+          ValueError: for a picture with another number of channels, or not of floating-point
+            numbers.
         """
+        pictures = check_floating("this network", pictures, "the picture")
         if pictures.ndim != 4 or pictures.shape[-1] != self.in_channels:
             raise ValueError(
                 f"this network takes (B, H, W, {self.in_channels}) pictures; got {pictures.shape}."
@@ -179,7 +182,7 @@ class SAResNet(nnx.Module):
         x = nnx.relu(self.bn1(self.conv1(pictures)))
         return nnx.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
 
-    def features(self, pictures: Float[Array, "B H W C"]) -> tuple[Float[Array, "B h w D"], ...]:
+    def features(self, pictures: Float[Array, "B H W C"]) -> tuple[Float[Array, "B _ _ _"], ...]:
         """The maps after each of the four stages, coarser and coarser.
 
         Raises:
@@ -195,7 +198,7 @@ class SAResNet(nnx.Module):
 
     def __call__(
         self, pictures: Float[Array, "B H W C"]
-    ) -> Float[Array, "B K"] | tuple[Float[Array, "B h w D"], ...]:
+    ) -> Float[Array, "B K"] | tuple[Float[Array, "B _ _ _"], ...]:
         """Logits, or with `features_only` the four stages."""
         maps = self.features(pictures)
         return maps if self.features_only else self.fc(jnp.mean(maps[-1], axis=(1, 2)))

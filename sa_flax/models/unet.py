@@ -1,21 +1,25 @@
 """A U-Net for denoising, with a choice of attention and of where it stands."""
 
 import itertools
-from collections.abc import Mapping
-from typing import Any, Literal
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from sa_flax.functional.pooling import Window, check_window
-from sa_flax.modules.attention import set_window
+from sa_flax.functional.checks import check_floating
+from sa_flax.functional.layout import is_over_explicit_axes, over_mesh
+from sa_flax.functional.statistics import WindowLike, check_window
+from sa_flax.models.places import Attend, Kinds, kinds_by_place
 from sa_flax.modules.blocks import Downsample, ResidualBlock, Upsample, conv3x3
+from sa_flax.modules.layer import Maps, set_window
 from sa_flax.modules.reach import attention_reach
 
 Dtype = jax.typing.DTypeLike
-Attend = Literal["none", "encoder", "decoder", "both"]
+# Called with the name of a residual block, the block, what goes in and what comes out.
+_Look = Callable[[str, Any, jax.Array, jax.Array], None]
 
 
 def pad_to_multiple(x: Float[Array, "B H W C"], multiple: int) -> Float[Array, "B H2 W2 C"]:
@@ -54,9 +58,14 @@ class AttentionUNet(nnx.Module):
       width: features at full resolution; every level down doubles them.
       levels: number of resolutions; height and width are padded to multiples of 2^(levels - 1).
       blocks: residual blocks at each level, on each side.
-      attention: kind of attention, a name that `make_attention` knows, or "none".
+      attention: kind of attention, a name that `make_attention` knows, or "none". Or a class or
+        function of your own, called as `attention(features, rngs=..., param_dtype=...)` with
+        `attention_options` besides: what it returns maps (B, H, W, features) to the same shape.
+        Or a mapping to such kinds from levels (0 is full resolution) and places ("encoder.0",
+        "bottom", "decoder.0"); a place outranks its level, and what is not named has none.
       attend: "none", "encoder", "decoder" or "both".
-      attention_options: keyword arguments of the attention layers.
+      attention_options: keyword arguments of the attention layers; where `attention` is a mapping,
+        a mapping to them from its keys.
       noise_level: expect the noise level as a second argument, and add it as a constant channel.
       remat: in the backward pass compute the features inside each residual block a second time,
         instead of keeping them (`jax.checkpoint`).
@@ -80,19 +89,15 @@ class AttentionUNet(nnx.Module):
         width: int = 32,
         levels: int = 4,
         blocks: int = 1,
-        attention: str = "shuffle",
+        attention: Kinds = "shuffle",
         attend: Attend = "decoder",
-        attention_options: Mapping[str, Any] | None = None,
+        attention_options: Mapping[Any, Any] | None = None,
         noise_level: bool = False,
         remat: bool = False,
         dtype: Dtype | None = None,
         param_dtype: Dtype = jnp.float32,
         rngs: nnx.Rngs,
     ):
-        if attend not in ("none", "encoder", "decoder", "both"):
-            raise ValueError(
-                f"attend must be 'none', 'encoder', 'decoder' or 'both'; got {attend!r}."
-            )
         for name, value, most in (
             ("channels", channels, 2**16),
             ("width", width, 2**16),
@@ -103,32 +108,28 @@ class AttentionUNet(nnx.Module):
                 raise ValueError(f"{name} must be at least 1; got {value}.")
             if value > most:
                 raise ValueError(f"{name} can't be more than {most}; got {value}.")
+        kinds = kinds_by_place(attention, attention_options, attend=attend, levels=levels)
         self.channels, self.levels, self.noise_level = channels, levels, noise_level
         self.remat = remat
         self.stride = 2 ** (levels - 1)
         kwargs: dict[str, Any] = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
         widths = [width * 2**level for level in range(levels)]
 
-        def stack(features: int, sides: tuple[Attend, ...]) -> nnx.Sequential:
-            kind = attention if attend in sides else "none"
+        def stack(place: str, features: int) -> nnx.Sequential:
+            kind, options = kinds[place]
             return nnx.Sequential(
                 *(
-                    ResidualBlock(
-                        features,
-                        attention=kind,
-                        attention_options=attention_options if kind != "none" else None,
-                        **kwargs,
-                    )
+                    ResidualBlock(features, attention=kind, attention_options=options, **kwargs)
                     for _ in range(blocks)
                 )
             )
 
         self.head = conv3x3(channels + noise_level, width, **kwargs)
-        self.encoder = nnx.List([stack(w, ("encoder", "both")) for w in widths[:-1]])
+        self.encoder = nnx.List([stack(f"encoder.{i}", w) for i, w in enumerate(widths[:-1])])
         self.down = nnx.List([Downsample(a, b, **kwargs) for a, b in itertools.pairwise(widths)])
-        self.bottom = stack(widths[-1], ("both",))
+        self.bottom = stack("bottom", widths[-1])
         self.up = nnx.List([Upsample(b, a, **kwargs) for a, b in itertools.pairwise(widths)])
-        self.decoder = nnx.List([stack(w, ("decoder", "both")) for w in widths[:-1]])
+        self.decoder = nnx.List([stack(f"decoder.{i}", w) for i, w in enumerate(widths[:-1])])
         self.tail = conv3x3(
             width,
             channels,
@@ -139,14 +140,69 @@ class AttentionUNet(nnx.Module):
     def __call__(
         self,
         noisy: Float[Array, "B H W C"],
-        noise_level: Float[Array, " B"] | float | None = None,
+        noise_level: Float[Array, " B"] | Float[Array, ""] | float | None = None,
     ) -> Float[Array, "B H W C"]:
         """Denoises pictures in [0, 1]. `noise_level`: sigma in [0, 1] units, one or one a picture.
 
+        A picture split over explicit axes of a mesh comes out split in the same way.
+
         Raises:
-          ValueError: for a picture with another number of channels, or a noise level where none is
-            expected, or none where one is.
+          ValueError: for a picture with another number of channels, or not of floating-point
+            numbers, or a noise level where none is expected, or none where one is.
         """
+        noisy = check_floating("this network", noisy, "the picture")
+        if not is_over_explicit_axes(noisy):
+            return self._denoised(noisy, noise_level, None)
+        # Convolutions can't say how their results lie over explicit axes: as the picture does.
+        graphdef, state = nnx.split(self)
+        level = None if noise_level is None else jnp.asarray(noise_level, noisy.dtype)
+        return over_mesh(
+            lambda noisy, level, state: nnx.merge(graphdef, state)._denoised(noisy, level, None),
+            noisy,
+            level,
+            state,
+        )
+
+    def features(
+        self,
+        noisy: Float[Array, "B H W C"],
+        noise_level: Float[Array, " B"] | Float[Array, ""] | float | None = None,
+    ) -> dict[str, Float[Array, "B _ _ _"]]:
+        """What comes out of each residual block, by its name, in the order that it is computed.
+
+        Names are "encoder.LEVEL.BLOCK", "bottom.BLOCK" and "decoder.LEVEL.BLOCK". Height and width
+        are those of the picture padded to multiples of 2^(levels - 1), divided by 2^LEVEL. Takes
+        what the network takes, and raises what it raises.
+        """
+        found: dict[str, jax.Array] = {}
+        self._denoised(noisy, noise_level, lambda name, _, x, y: found.update({name: y}))
+        return found
+
+    def attention_maps(
+        self,
+        noisy: Float[Array, "B H W C"],
+        noise_level: Float[Array, " B"] | Float[Array, ""] | float | None = None,
+    ) -> dict[str, Maps]:
+        """The gates or affinities of each block that has attention, by the names of `features`.
+
+        See `attention_maps` of the layers. Affinity matrices are whole: for small pictures. Takes
+        what the network takes, and raises what it raises.
+        """
+        found: dict[str, Maps] = {}
+        self._denoised(
+            noisy,
+            noise_level,
+            lambda name, block, x, y: found.update({name: block.attention_maps(x)}),
+        )
+        return {name: maps for name, maps in found.items() if maps}
+
+    def _denoised(
+        self,
+        noisy: jax.Array,
+        noise_level: jax.Array | float | None,
+        look: _Look | None,
+    ) -> jax.Array:
+        noisy = check_floating("this network", noisy, "the picture")
         if noisy.ndim != 4 or noisy.shape[-1] != self.channels:
             raise ValueError(
                 f"this network denoises (B, H, W, {self.channels}) pictures; got {noisy.shape}."
@@ -166,20 +222,26 @@ class AttentionUNet(nnx.Module):
             x = jnp.concatenate([x, constant], axis=-1)
         x = self.head(x)
         skips = []
-        for blocks, down in zip(self.encoder, self.down, strict=True):
-            x = self._through(blocks, x)
+        for level, (blocks, down) in enumerate(zip(self.encoder, self.down, strict=True)):
+            x = self._through(f"encoder.{level}", blocks, x, look)
             skips.append(x)
             x = down(x)
-        x = self._through(self.bottom, x)
+        x = self._through("bottom", self.bottom, x, look)
         for level in reversed(range(self.levels - 1)):
-            x = self._through(self.decoder[level], self.up[level](x) + skips[level])
+            x = self.up[level](x) + skips[level]
+            x = self._through(f"decoder.{level}", self.decoder[level], x, look)
         noise = self.tail(x)[:, :height, :width, :]
         return noisy - noise.astype(noisy.dtype)
 
-    def _through(self, stack: nnx.Sequential, x: jax.Array) -> jax.Array:
+    def _through(
+        self, place: str, stack: nnx.Sequential, x: jax.Array, look: _Look | None
+    ) -> jax.Array:
         apply: Any = nnx.remat(ResidualBlock.__call__) if self.remat else ResidualBlock.__call__
-        for block in stack.layers:
-            x = apply(block, x)
+        for number, block in enumerate(stack.layers):
+            y = apply(block, x)
+            if look is not None:
+                look(f"{place}.{number}", block, x, y)
+            x = y
         return x
 
     @property
@@ -197,7 +259,7 @@ class AttentionUNet(nnx.Module):
             reach += int(2**level) * sum(2 + attention_reach(block.attention) for block in blocks)
         return reach
 
-    def with_window(self, window: Window) -> "AttentionUNet":
+    def with_window(self, window: WindowLike) -> "AttentionUNet":
         """This network with attention's statistics taken over a window around each pixel.
 
         A network that learned on small crops knows the statistics of small crops. On a picture much
@@ -218,7 +280,7 @@ class AttentionUNet(nnx.Module):
 
         Chu et al., ECCV 2022, https://arxiv.org/abs/2112.04491.
         """
-        check_window(window)
+        window = check_window(window)
         model = nnx.clone(self, variables=False)
         for level in range(self.levels):
             # Whole pixels of the coarsest map, so that a window covers all levels or none.

@@ -1,31 +1,30 @@
-"""Layers of the affinity family: parameters, and one call into `sa_flax.functional.affinity`.
+"""Layers of the affinity family: parameters, and one call into `sa_flax.functional.affinities`.
 
-Every layer maps (..., H, W, C) to the same shape and dtype, and begins as the identity.
+Every layer maps (..., H, W, C) to the same shape, and begins as the identity.
 """
 
-import jax
 import jax.numpy as jnp
 from flax import nnx
-from flax.nnx.nn import initializers
 from jaxtyping import Array, Float
 
-from sa_flax.functional.affinity import (
-    AFFINITIES,
-    Affinity,
+from sa_flax.functional import (
     DANetParams,
     NonLocalParams,
     SelfAttentionParams,
     danet,
+    danet_maps,
     non_local,
+    non_local_maps,
     self_attention,
+    self_attention_maps,
 )
-from sa_flax.modules.masks import check_reduction
+from sa_flax.functional.affinity_params import Affinity
+from sa_flax.functional.checks import check_size
+from sa_flax.functional.parameters import lecun_normal
+from sa_flax.modules.layer import Attention, Dtype, Initializer, Inits, Maps
 
-Dtype = jax.typing.DTypeLike
-_lecun_normal = initializers.lecun_normal()
 
-
-class NonLocal(nnx.Module):
+class NonLocal(Attention):
     """Non-local block: see `sa_flax.functional.non_local`.
 
     The last convolution starts at 0, so that a fresh layer returns its input.
@@ -37,12 +36,26 @@ class NonLocal(nnx.Module):
       subsample: keys and values are maxima over blocks of so many positions squared.
       block_size: queries at a time; None lets `sa_flax.functional.attend` choose.
       kernel_init: initialiser of the 1 x 1 convolutions but the last; biases start at 0.
+      inits: initialisers of single parameters by name, see `sa_flax.modules.layer.Attention`.
+      dtype: dtype of the computation and the result; None keeps the map's.
       param_dtype: dtype of the parameters.
       rngs: the random streams that parameters are drawn from.
 
     Raises:
       ValueError: for an unknown affinity, or a bottleneck or subsampling of less than 1.
     """
+
+    kind = "non_local"
+    params_class = NonLocalParams
+    value_kernel: nnx.Param
+    value_bias: nnx.Param
+    out_kernel: nnx.Param
+    out_bias: nnx.Param
+    query_kernel: nnx.Param
+    query_bias: nnx.Param
+    key_kernel: nnx.Param
+    key_bias: nnx.Param
+    pair_kernel: nnx.Param
 
     def __init__(
         self,
@@ -52,55 +65,41 @@ class NonLocal(nnx.Module):
         affinity: Affinity = "embedded_gaussian",
         subsample: int = 1,
         block_size: int | None = None,
-        kernel_init: initializers.Initializer = _lecun_normal,
+        kernel_init: Initializer = lecun_normal,
+        inits: Inits | None = None,
+        dtype: Dtype | None = None,
         param_dtype: Dtype = jnp.float32,
         rngs: nnx.Rngs,
     ):
-        if affinity not in AFFINITIES:
-            raise ValueError(f"affinity must be one of {', '.join(AFFINITIES)}; got {affinity!r}.")
-        width = max(features // 2, 1) if bottleneck is None else bottleneck
-        for name, size in {"bottleneck": width, "subsample": subsample}.items():
-            if size < 1:
-                raise ValueError(f"non_local: {name} must be at least 1; got {size}.")
-        self.features, self.affinity, self.subsample = features, affinity, subsample
-        self.block_size = block_size
-
-        def kernel() -> nnx.Param:
-            return nnx.Param(kernel_init(rngs.params(), (features, width), param_dtype))
-
-        def zeros(*shape: int) -> nnx.Param:
-            return nnx.Param(jnp.zeros(shape, param_dtype))
-
-        self.value_kernel, self.value_bias = kernel(), zeros(width)
-        self.out_kernel, self.out_bias = zeros(width, features), zeros(features)
-        # Which of the optional parameters there are depends on the affinity: see NonLocalParams.
-        if affinity != "gaussian":
-            self.query_kernel, self.query_bias = kernel(), zeros(width)
-            self.key_kernel = kernel()
-        if affinity in ("dot_product", "concatenation"):
-            self.key_bias = zeros(width)
-        if affinity == "concatenation":
-            pair = kernel_init(rngs.params(), (2 * width, 1), param_dtype)
-            self.pair_kernel = nnx.Param(pair[:, 0])
-
-    def __call__(self, x: Float[Array, "... H W C"]) -> Float[Array, "... H W C"]:
-        params = NonLocalParams(
-            **{
-                name: getattr(self, name)[...]
-                for name in NonLocalParams._fields
-                if hasattr(self, name)
-            }
+        super().__init__(
+            features,
+            NonLocalParams.parameters(features, bottleneck=bottleneck, affinity=affinity),
+            kernel_init=kernel_init,
+            inits=inits,
+            dtype=dtype,
+            param_dtype=param_dtype,
+            rngs=rngs,
         )
+        self.affinity, self.block_size = affinity, block_size
+        self.subsample = check_size("non_local", "subsample", subsample)
+
+    def __call__(self, x: Float[Array, "*B H W C"]) -> Float[Array, "*B H W C"]:
         return non_local(
-            x,
-            params,
+            self._map(x),
+            self.params(),
             affinity=self.affinity,
             subsample=self.subsample,
             block_size=self.block_size,
         )
 
+    def attention_maps(self, x: Float[Array, "*B H W C"]) -> Maps:
+        """The affinity matrix: `functional.non_local_maps`."""
+        return non_local_maps(
+            self._map(x), self.params(), affinity=self.affinity, subsample=self.subsample
+        )
 
-class SelfAttention(nnx.Module):
+
+class SelfAttention(Attention):
     """SAGAN's self-attention: see `sa_flax.functional.self_attention`.
 
     Queries and keys have max(features // reduction, 1) channels, values max(features // 2, 1).
@@ -110,9 +109,19 @@ class SelfAttention(nnx.Module):
       reduction: how much narrower queries and keys are than the map.
       block_size: queries at a time; None lets `sa_flax.functional.attend` choose.
       kernel_init: initialiser of the 1 x 1 convolutions; gamma starts at 0.
+      inits: initialisers of single parameters by name, see `sa_flax.modules.layer.Attention`.
+      dtype: dtype of the computation and the result; None keeps the map's.
       param_dtype: dtype of the parameters.
       rngs: the random streams that parameters are drawn from.
     """
+
+    kind = "self_attention"
+    params_class = SelfAttentionParams
+    query_kernel: nnx.Param
+    key_kernel: nnx.Param
+    value_kernel: nnx.Param
+    out_kernel: nnx.Param
+    gamma: nnx.Param
 
     def __init__(
         self,
@@ -120,27 +129,32 @@ class SelfAttention(nnx.Module):
         *,
         reduction: int = 8,
         block_size: int | None = None,
-        kernel_init: initializers.Initializer = _lecun_normal,
+        kernel_init: Initializer = lecun_normal,
+        inits: Inits | None = None,
+        dtype: Dtype | None = None,
         param_dtype: Dtype = jnp.float32,
         rngs: nnx.Rngs,
     ):
-        check_reduction(reduction)
-        depth, width = max(features // reduction, 1), max(features // 2, 1)
-        self.features, self.block_size = features, block_size
-        self.query_kernel = nnx.Param(kernel_init(rngs.params(), (features, depth), param_dtype))
-        self.key_kernel = nnx.Param(kernel_init(rngs.params(), (features, depth), param_dtype))
-        self.value_kernel = nnx.Param(kernel_init(rngs.params(), (features, width), param_dtype))
-        self.out_kernel = nnx.Param(kernel_init(rngs.params(), (width, features), param_dtype))
-        self.gamma = nnx.Param(jnp.zeros((), param_dtype))
-
-    def __call__(self, x: Float[Array, "... H W C"]) -> Float[Array, "... H W C"]:
-        params = SelfAttentionParams(
-            *(getattr(self, name)[...] for name in SelfAttentionParams._fields)
+        super().__init__(
+            features,
+            SelfAttentionParams.parameters(features, reduction=reduction),
+            kernel_init=kernel_init,
+            inits=inits,
+            dtype=dtype,
+            param_dtype=param_dtype,
+            rngs=rngs,
         )
-        return self_attention(x, params, block_size=self.block_size)
+        self.block_size = block_size
+
+    def __call__(self, x: Float[Array, "*B H W C"]) -> Float[Array, "*B H W C"]:
+        return self_attention(self._map(x), self.params(), block_size=self.block_size)
+
+    def attention_maps(self, x: Float[Array, "*B H W C"]) -> Maps:
+        """The affinity matrix: `functional.self_attention_maps`."""
+        return self_attention_maps(self._map(x), self.params())
 
 
-class DANet(nnx.Module):
+class DANet(Attention):
     """Position and channel attention, summed: see `sa_flax.functional.danet`.
 
     Queries and keys have max(features // reduction, 1) channels; values keep all.
@@ -150,9 +164,21 @@ class DANet(nnx.Module):
       reduction: how much narrower queries and keys are than the map.
       block_size: queries at a time; None lets `sa_flax.functional.attend` choose.
       kernel_init: initialiser of the 1 x 1 convolutions; biases and both scales start at 0.
+      inits: initialisers of single parameters by name, see `sa_flax.modules.layer.Attention`.
+      dtype: dtype of the computation and the result; None keeps the map's.
       param_dtype: dtype of the parameters.
       rngs: the random streams that parameters are drawn from.
     """
+
+    kind = "danet"
+    params_class = DANetParams
+    query_kernel: nnx.Param
+    query_bias: nnx.Param
+    key_kernel: nnx.Param
+    value_kernel: nnx.Param
+    value_bias: nnx.Param
+    position_scale: nnx.Param
+    channel_scale: nnx.Param
 
     def __init__(
         self,
@@ -160,21 +186,26 @@ class DANet(nnx.Module):
         *,
         reduction: int = 8,
         block_size: int | None = None,
-        kernel_init: initializers.Initializer = _lecun_normal,
+        kernel_init: Initializer = lecun_normal,
+        inits: Inits | None = None,
+        dtype: Dtype | None = None,
         param_dtype: Dtype = jnp.float32,
         rngs: nnx.Rngs,
     ):
-        check_reduction(reduction)
-        depth = max(features // reduction, 1)
-        self.features, self.block_size = features, block_size
-        self.query_kernel = nnx.Param(kernel_init(rngs.params(), (features, depth), param_dtype))
-        self.query_bias = nnx.Param(jnp.zeros((depth,), param_dtype))
-        self.key_kernel = nnx.Param(kernel_init(rngs.params(), (features, depth), param_dtype))
-        self.value_kernel = nnx.Param(kernel_init(rngs.params(), (features, features), param_dtype))
-        self.value_bias = nnx.Param(jnp.zeros((features,), param_dtype))
-        self.position_scale = nnx.Param(jnp.zeros((), param_dtype))
-        self.channel_scale = nnx.Param(jnp.zeros((), param_dtype))
+        super().__init__(
+            features,
+            DANetParams.parameters(features, reduction=reduction),
+            kernel_init=kernel_init,
+            inits=inits,
+            dtype=dtype,
+            param_dtype=param_dtype,
+            rngs=rngs,
+        )
+        self.block_size = block_size
 
-    def __call__(self, x: Float[Array, "... H W C"]) -> Float[Array, "... H W C"]:
-        params = DANetParams(*(getattr(self, name)[...] for name in DANetParams._fields))
-        return danet(x, params, block_size=self.block_size)
+    def __call__(self, x: Float[Array, "*B H W C"]) -> Float[Array, "*B H W C"]:
+        return danet(self._map(x), self.params(), block_size=self.block_size)
+
+    def attention_maps(self, x: Float[Array, "*B H W C"]) -> Maps:
+        """Both affinity matrices: `functional.danet_maps`."""
+        return danet_maps(self._map(x), self.params())

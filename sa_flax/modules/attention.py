@@ -1,123 +1,71 @@
-"""Attention layers by name: parameters, and one call into `sa_flax.functional`.
+"""Attention layers by name: the table of kinds.
 
-Every layer maps (..., H, W, C) to the same shape and dtype, so any of them fits any slot. Shuffle
-attention is here, the other masks are in `sa_flax.modules.masks`, the affinities in
-`sa_flax.modules.affinities`.
+Every layer maps (..., H, W, C) to the same shape, so any of them fits any slot.
 """
 
-import functools
-from collections.abc import Callable
+import inspect
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import jax
-import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Float
 
 from sa_flax.errors import InputError, nearest
-from sa_flax.functional.pooling import Window, check_window
-from sa_flax.functional.shuffle_attention import (
-    Implementation,
-    ShuffleAttentionParams,
-    check_groups,
-    fitting_groups,
-    shuffle_attention,
-)
 from sa_flax.modules.affinities import DANet, NonLocal, SelfAttention
+from sa_flax.modules.layer import Attention
 from sa_flax.modules.masks import CBAM, ECA, SGE, DualAttention, SqueezeExcite
+from sa_flax.modules.shuffle_attention import ShuffleAttention
 
-Dtype = jax.typing.DTypeLike
+# A name that `make_attention` knows, or what makes a layer: called with the features, and rngs and
+# param_dtype by keyword, it returns something that maps (..., H, W, features) to the same shape.
+Kind = str | Callable[..., Any]
 
-
-class ShuffleAttention(nnx.Module):
-    """Shuffle attention (SA-Net): see `sa_flax.functional.shuffle_attention`.
-
-    Holds six vectors of length k = features / (2 groups), 3 features / groups numbers in all,
-    started as in the paper's code: weights 0, biases 1, norm scale 1 and bias 0. A fresh layer
-    therefore multiplies everything by sigmoid(1) = 0.731.
-
-    Args:
-      features: channels C of the map.
-      groups: number of groups; 2 * groups must divide `features`.
-      epsilon: added to the variance in the group norm.
-      window: (height, width) that statistics are taken over; None for the whole map.
-      implementation: which code computes it, see `sa_flax.functional.shuffle_attention`.
-      param_dtype: dtype of the parameters.
-      rngs: accepted as every layer does; nothing is drawn from it.
-
-    Raises:
-      ValueError: where 2 * groups does not divide features; the groups that fit are listed.
-
-    Zhang and Yang, ICASSP 2021, https://arxiv.org/abs/2102.00240.
-    """
-
-    def __init__(
-        self,
-        features: int,
-        *,
-        groups: int = 8,
-        epsilon: float = 1e-5,
-        window: Window = None,
-        implementation: Implementation | None = None,
-        param_dtype: Dtype = jnp.float32,
-        rngs: nnx.Rngs | None = None,
-    ):
-        check_groups(features, groups)
-        check_window(window)
-        k = features // (2 * groups)
-        self.features, self.groups, self.epsilon = features, groups, epsilon
-        self.window = window
-        self.implementation = implementation
-        self.channel_weight = nnx.Param(jnp.zeros((k,), param_dtype))
-        self.channel_bias = nnx.Param(jnp.ones((k,), param_dtype))
-        self.spatial_weight = nnx.Param(jnp.zeros((k,), param_dtype))
-        self.spatial_bias = nnx.Param(jnp.ones((k,), param_dtype))
-        self.norm_scale = nnx.Param(jnp.ones((k,), param_dtype))
-        self.norm_bias = nnx.Param(jnp.zeros((k,), param_dtype))
-
-    def __call__(self, x: Float[Array, "... H W C"]) -> Float[Array, "... H W C"]:
-        params = ShuffleAttentionParams(
-            *(getattr(self, name)[...] for name in ShuffleAttentionParams._fields)
-        )
-        return shuffle_attention(
-            x,
-            params,
-            groups=self.groups,
-            epsilon=self.epsilon,
-            window=self.window,
-            implementation=self.implementation,
-        )
-
-
-def _shuffle(features: int, *, groups: int | None = None, **options) -> ShuffleAttention:
-    """ShuffleAttention with, unless given, the largest number of groups up to 8 that fits."""
-    if groups is None:
-        groups = max((g for g in fitting_groups(features) if g <= 8), default=8)
-    return ShuffleAttention(features, groups=groups, **options)
-
-
-def _sge(features: int, *, groups: int | None = None, **options) -> SGE:
-    """SGE with, unless given, the largest number of groups up to 8 that divides the features."""
-    if groups is None:
-        groups = max(g for g in range(1, 9) if features % g == 0)
-    return SGE(features, groups=groups, **options)
-
-
-# The papers' 16 leaves one or two hidden units at a denoiser's 24 or 32 features, and ReLUs so few
-# are often all dead from the start.
-_REDUCTION = 4
-
-_ATTENTIONS: dict[str, Callable[..., nnx.Module]] = {
+_ATTENTIONS: dict[str, type[Attention]] = {
     # Masks: pool, sigmoid, multiply. Linear in the pixels.
-    "shuffle": _shuffle,
-    "squeeze_excite": functools.partial(SqueezeExcite, reduction=_REDUCTION),
+    "shuffle": ShuffleAttention,
+    "squeeze_excite": SqueezeExcite,
     "eca": ECA,
-    "cbam": functools.partial(CBAM, reduction=_REDUCTION),
-    "sge": _sge,
-    "dual": functools.partial(DualAttention, reduction=_REDUCTION),
+    "cbam": CBAM,
+    "sge": SGE,
+    "dual": DualAttention,
     # Affinities: every position against every other. Quadratic in the pixels.
     "non_local": NonLocal,
     "self_attention": SelfAttention,
     "danet": DANet,
+}
+
+# What others call them, in small letters only: for suggestions, not accepted.
+_OTHER_NAMES = {
+    "sa": "shuffle",
+    "sanet": "shuffle",
+    "shuffleattention": "shuffle",
+    "se": "squeeze_excite",
+    "senet": "squeeze_excite",
+    "seblock": "squeeze_excite",
+    "squeeze": "squeeze_excite",
+    "squeezeandexcitation": "squeeze_excite",
+    "squeezeexcitation": "squeeze_excite",
+    "ecanet": "eca",
+    "efficientchannelattention": "eca",
+    "spatialgroupwiseenhance": "sge",
+    "dau": "dual",
+    "dualattention": "dual",
+    "mirnet": "dual",
+    "cycleisp": "dual",
+    "nl": "non_local",
+    "nonlocalblock": "non_local",
+    "nonlocalneuralnetwork": "non_local",
+    "sagan": "self_attention",
+    "selfattn": "self_attention",
+    "selfatt": "self_attention",
+    "attention": "self_attention",
+    "da": "danet",
+    "dualattentionnetwork": "danet",
+    "identity": "none",
+    "no": "none",
+    "off": "none",
+    "": "none",
 }
 
 
@@ -126,44 +74,75 @@ def list_attentions() -> list[str]:
     return sorted(_ATTENTIONS)
 
 
-def make_attention(kind: str, features: int, *, rngs: nnx.Rngs, **options) -> Callable:
+def make_attention(kind: Kind, features: int, *, rngs: nnx.Rngs, **options: Any) -> Callable:
     """An attention layer by name: maps (..., H, W, features) to the same shape and dtype.
 
     Args:
-      kind: one of `list_attentions()`, or "none" for a layer that returns its input.
+      kind: one of `list_attentions()`, or "none" for a layer that returns its input; or a class or
+        function of your own, which is called as `kind(features, rngs=rngs, **options)`.
       features: channels of the map. Sizes that are not given as options are chosen to fit it.
       rngs: the random streams that parameters are drawn from.
-      **options: keyword arguments of the layer, e.g. `groups=8` for "shuffle".
+      **options: keyword arguments of the layer, e.g. `groups=8` for "shuffle", `param_dtype`.
 
     Raises:
-      ValueError: for an unknown kind (the nearest name is suggested) or sizes that don't fit.
+      ValueError: for an unknown kind (the nearest name is suggested), options that the kind does
+        not have, or sizes that don't fit.
     """
+    check_kind(kind, options)
     if kind == "none":
         return _identity
-    if kind not in _ATTENTIONS:
-        hint = nearest(kind, ["none", *_ATTENTIONS])
+    build: Any = _ATTENTIONS[kind] if isinstance(kind, str) else kind
+    layer = build(features, rngs=rngs, **options)
+    if not callable(layer):
         raise InputError(
-            f"unknown attention {kind!r}.{hint} Known: none, {', '.join(list_attentions())}."
+            f"the attention {getattr(kind, '__name__', kind)!r} made {layer!r}, which can't be "
+            f"called. Return a layer that maps (..., H, W, {features}) to the same shape."
         )
-    return _ATTENTIONS[kind](features, rngs=rngs, **options)
+    return layer
 
 
-def set_window(module: nnx.Module, window: Window) -> None:
-    """Sets the window of every attention inside `module` that pools, in place.
+def check_kind(kind: Any, options: Mapping[str, Any]) -> None:
+    """Raises InputError unless `make_attention` knows the kind, and the kind these options.
 
-    Args:
-      module: a layer or a network; the window is the same at every level of it. To scale it with
-        the resolution, and to leave the network as it is, see `AttentionUNet.with_window`.
-      window: (height, width) around each pixel that statistics are taken over; None for the whole
-        map. Attentions that pool nothing have no `window` and are left alone.
-
-    Raises:
-      ValueError: for anything else.
+    What options a class or function of one's own has, is left to itself.
     """
-    check_window(window)
-    for _, layer in nnx.iter_modules(module):
-        if hasattr(layer, "window"):
-            layer.window = window
+    if not isinstance(kind, str):
+        if not callable(kind):
+            raise InputError(
+                f"attention must be a name ({', '.join(list_attentions())}, none) or a class or "
+                f"function that makes a layer; got {kind!r}."
+            )
+        return
+    if kind == "none":
+        unused = options.keys() - {"dtype", "param_dtype"}
+        if unused:
+            raise InputError(
+                f"attention 'none' returns its input and has no options; got "
+                f"{', '.join(sorted(unused))}. Leave them out, or name a kind: "
+                f"{', '.join(list_attentions())}."
+            )
+        return
+    if kind not in _ATTENTIONS:
+        raise InputError(
+            f"unknown attention {kind!r}.{_suggestion(kind)} Known: none, "
+            f"{', '.join(list_attentions())}."
+        )
+    # Of the class itself, flax's metaclass shows (*args, **kwargs).
+    accepted = inspect.signature(_ATTENTIONS[kind].__init__).parameters
+    known = [name for name in accepted if name not in ("self", "features", "rngs")]
+    for name in options:
+        if name not in known:
+            raise InputError(
+                f"attention {kind!r} has no option {name!r}.{nearest(name, known)} Options: "
+                f"{', '.join(known)}."
+            )
+
+
+def _suggestion(kind: str) -> str:
+    plain = re.sub(r"[^a-z]", "", kind.lower())
+    by_letters = {re.sub(r"[^a-z]", "", name): name for name in ("none", *_ATTENTIONS)}
+    known = _OTHER_NAMES.get(plain) or by_letters.get(plain)
+    return f" Did you mean {known!r}?" if known else nearest(kind, ["none", *_ATTENTIONS])
 
 
 def _identity(x: jax.Array) -> jax.Array:

@@ -5,13 +5,13 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from sa_flax.functional.normalisation import batch_moments, batch_norm
+from sa_flax.functional.batch_norm import batch_moments, batch_norm
 
 Dtype = jax.typing.DTypeLike
 
 
 class BatchNorm(nnx.Module):
-    """Batch norm over all axes but the last: see `sa_flax.functional.normalisation.batch_norm`.
+    """Batch norm over all axes but the last: see `sa_flax.functional.batch_norm.batch_norm`.
 
     In training mode (`model.train()`) it normalises by the batch's own mean and biased variance,
     and moves the running statistics: `running = momentum * running + (1 - momentum) * batch`. As
@@ -27,7 +27,8 @@ class BatchNorm(nnx.Module):
       rngs: accepted as every layer does; nothing is drawn from it.
 
     Raises:
-      ValueError: in training mode, for a batch with a single value a channel.
+      ValueError: for maps with other than `features` channels, on the last axis, or without
+        floating-point numbers; in training mode, for a batch with a single value a channel.
     """
 
     def __init__(
@@ -62,6 +63,6 @@ class BatchNorm(nnx.Module):
             )
         unbiased = variance * (count / (count - 1))
         for running, batch in ((self.mean, mean), (self.var, unbiased)):
-            kept = self.momentum * running[...]
+            kept = self.momentum * running[...].astype(batch.dtype)
             moved = kept + (1 - self.momentum) * jax.lax.stop_gradient(batch)
             running[...] = moved.astype(running.dtype)

@@ -7,11 +7,13 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 from flax.nnx.nn import initializers
-from flax.nnx.nn.dtypes import promote_dtype
 from jaxtyping import Array, Float
 
 from sa_flax.functional.canvas import blank_outside
-from sa_flax.modules.attention import make_attention
+from sa_flax.functional.checks import check_floating, check_map
+from sa_flax.functional.statistics import statistics_dtype, widened
+from sa_flax.modules.attention import Kind, make_attention
+from sa_flax.modules.layer import Maps
 
 Dtype = jax.typing.DTypeLike
 
@@ -25,21 +27,45 @@ class Conv(nnx.Conv):
 
     In bfloat16 the sum of a gradient over all positions of a batch, which is what a bias's gradient
     is, can be wrong by several percent: XLA's CPU compiler keeps the running sum in 8 bits.
+
+    The result has the layer's dtype; where that is None, the wider one of the map's and the
+    kernel's (float32 for bfloat16 and float16 together). Raises ValueError for maps that do not
+    hold floating-point numbers, which `nnx.Conv` would take for numbers as large as they are.
     """
 
     def __init__(self, *args, **kwargs):
-        super().__init__(*args, promote_dtype=_promote_but_bias, **kwargs)
+        super().__init__(
+            *args,
+            promote_dtype=_promote_but_bias,
+            conv_general_dilated=_convolve_and_widen,
+            **kwargs,
+        )
 
-    def __call__(self, inputs: Array, out_sharding=None) -> Array:
-        dtype = self.dtype or jnp.result_type(inputs.dtype, self.kernel.dtype)
+    def __call__(self, inputs: Float[Array, "..."], out_sharding=None) -> Float[Array, "..."]:
+        inputs = check_floating("convolution", inputs)
+        dtype = self.dtype or wider(inputs.dtype, self.kernel.dtype)
         if self.padding == 1:
             inputs = blank_outside(inputs)
         return super().__call__(inputs, out_sharding).astype(dtype)
 
 
 def _promote_but_bias(arrays: Any, /, *, dtype: Any = None, inexact: bool = True) -> Any:
+    """Map and kernel in one dtype, and the bias in the one that it is added in."""
     x, kernel, bias = arrays
-    return *promote_dtype((x, kernel), dtype=dtype, inexact=inexact), bias
+    dtype = jnp.dtype(dtype or wider(x.dtype, kernel.dtype))
+    bias = bias if bias is None else bias.astype(statistics_dtype(dtype))
+    return x.astype(dtype), kernel.astype(dtype), bias
+
+
+def _convolve_and_widen(*args: Any, **kwargs: Any) -> Array:
+    """A convolution whose result has the dtype that the bias is added in."""
+    return widened(jax.lax.conv_general_dilated(*args, **kwargs))
+
+
+def wider(a: Any, b: Any) -> jnp.dtype:
+    """What JAX promotes two dtypes to, also where it is forbidden to do so unasked."""
+    with jax.numpy_dtype_promotion("standard"):
+        return jnp.promote_types(a, b)
 
 
 def conv3x3(features_in: int, features_out: int, **kwargs) -> Conv:
@@ -59,32 +85,51 @@ class ResidualBlock(nnx.Module):
 
     Args:
       features: channels in and out.
-      attention: kind of attention, a name that `make_attention` knows, or "none".
+      attention: kind of attention, a name that `make_attention` knows, or "none"; or a class or
+        function that makes a layer, called as `attention(features, rngs=..., param_dtype=...)`.
       attention_options: keyword arguments of the attention layer.
       dtype: dtype of the computation; None takes it from the input and the parameters.
       param_dtype: dtype of the parameters.
       rngs: the random streams that parameters are drawn from.
+
+    The result has the wider dtype of the input's and the branch's.
     """
 
     def __init__(
         self,
         features: int,
         *,
-        attention: str = "none",
+        attention: Kind = "none",
         attention_options: Mapping[str, Any] | None = None,
         dtype: Dtype | None = None,
         param_dtype: Dtype = jnp.float32,
         rngs: nnx.Rngs,
     ):
         kwargs: dict[str, Any] = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
+        self.features = features
         self.conv1 = conv3x3(features, features, **kwargs)
         self.conv2 = conv3x3(features, features, kernel_init=_small_normal, **kwargs)
         self.attention = make_attention(
             attention, features, param_dtype=param_dtype, rngs=rngs, **(attention_options or {})
         )
 
-    def __call__(self, x: Float[Array, "B H W C"]) -> Float[Array, "B H W C"]:
-        return x + self.attention(self.conv2(nnx.relu(self.conv1(x))))
+    def __call__(self, x: Float[Array, "*B H W C"]) -> Float[Array, "*B H W C"]:
+        y = self.attention(self._convolved(x))
+        dtype = wider(x.dtype, y.dtype)
+        return x.astype(dtype) + y.astype(dtype)
+
+    def _convolved(self, x: Array) -> Array:
+        """What the attention sees."""
+        x = check_map("residual block", x, self.features)
+        return self.conv2(nnx.relu(self.conv1(x)))
+
+    def attention_maps(self, x: Float[Array, "*B H W C"]) -> Maps:
+        """The gates or affinities of the block's attention, for the block's input x.
+
+        Empty without attention, and where the attention has no method `attention_maps`.
+        """
+        show = getattr(self.attention, "attention_maps", None)
+        return {} if show is None else show(self._convolved(x))
 
 
 class Downsample(nnx.Module):
@@ -110,11 +155,11 @@ class Downsample(nnx.Module):
             rngs=rngs,
         )
 
-    def __call__(self, x: Float[Array, "B H W C"]) -> Float[Array, "B H/2 W/2 D"]:
-        return self.conv(x)
+    def __call__(self, x: Float[Array, "*B H W C"]) -> Float[Array, "*B H//2 W//2 D"]:
+        return self.conv(check_map("downsampling", x, self.conv.in_features))
 
 
-def pixel_shuffle(x: Float[Array, "B H W 4C"]) -> Float[Array, "B 2H 2W C"]:
+def pixel_shuffle(x: Float[Array, "*B H W D"]) -> Float[Array, "*B 2*H 2*W D//4"]:
     """Moves four channels into each 2 x 2 block of pixels, in PyTorch's order of channels.
 
     `out[2i + a, 2j + b, c] = x[i, j, 4c + 2a + b]`. Shi et al., CVPR 2016.
@@ -150,5 +195,5 @@ class Upsample(nnx.Module):
             rngs=rngs,
         )
 
-    def __call__(self, x: Float[Array, "B H W C"]) -> Float[Array, "B 2H 2W D"]:
-        return pixel_shuffle(self.conv(x))
+    def __call__(self, x: Float[Array, "*B H W C"]) -> Float[Array, "*B 2*H 2*W D"]:
+        return pixel_shuffle(self.conv(check_map("upsampling", x, self.conv.in_features)))

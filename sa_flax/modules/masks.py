@@ -1,107 +1,90 @@
-"""Layers of the mask family: parameters, and one call into `sa_flax.functional.gating`.
+"""Layers of the mask family: parameters, and one call into `sa_flax.functional.masks`.
 
-Every layer maps (..., H, W, C) to the same shape and dtype. `window` is an attribute, so that it
-can be set on a trained network (`sa_flax.modules.attention.set_window`).
+Every layer maps (..., H, W, C) to the same shape. `window` is an attribute, so that it can be set
+on a trained network (`sa_flax.modules.layer.set_window`).
 """
 
-import jax
 import jax.numpy as jnp
 from flax import nnx
-from flax.nnx.nn import initializers
 from jaxtyping import Array, Float
 
-from sa_flax.functional.gating import (
+from sa_flax.functional import (
     CBAMParams,
     DualAttentionParams,
     ECAParams,
     SGEParams,
     SqueezeExciteParams,
     cbam,
-    check_divides,
-    check_odd,
+    cbam_maps,
     dual_attention,
+    dual_attention_maps,
     eca,
-    eca_kernel_size,
+    eca_maps,
     sge,
+    sge_maps,
     squeeze_excite,
+    squeeze_excite_maps,
 )
-from sa_flax.functional.pooling import Window, check_window
-
-Dtype = jax.typing.DTypeLike
-_lecun_normal = initializers.lecun_normal()
-
-
-def check_reduction(reduction: int) -> None:
-    """Raises ValueError unless `reduction` is an integer of at least 1."""
-    if isinstance(reduction, bool) or not isinstance(reduction, int) or reduction < 1:
-        raise ValueError(
-            f"reduction divides the number of channels for the hidden layer and must be an integer "
-            f"of at least 1; got {reduction!r}."
-        )
+from sa_flax.functional.mask_params import REDUCTION
+from sa_flax.functional.parameters import lecun_normal
+from sa_flax.functional.statistics import WindowLike, check_window
+from sa_flax.modules.layer import Attention, Dtype, Initializer, Inits, Maps
 
 
-class _ChannelGate(nnx.Module):
-    """The two dense layers C -> R -> C that several kinds have."""
-
-    def __init__(
-        self,
-        features: int,
-        *,
-        reduction: int,
-        window: Window,
-        kernel_init: initializers.Initializer,
-        param_dtype: Dtype,
-        rngs: nnx.Rngs,
-    ):
-        check_reduction(reduction)
-        check_window(window)
-        hidden = max(features // reduction, 1)
-        self.features, self.window = features, window
-        self.reduce_kernel = nnx.Param(kernel_init(rngs.params(), (features, hidden), param_dtype))
-        self.reduce_bias = nnx.Param(jnp.zeros((hidden,), param_dtype))
-        self.expand_kernel = nnx.Param(kernel_init(rngs.params(), (hidden, features), param_dtype))
-        self.expand_bias = nnx.Param(jnp.zeros((features,), param_dtype))
-
-
-class SqueezeExcite(_ChannelGate):
+class SqueezeExcite(Attention):
     """Squeeze and excitation: see `sa_flax.functional.squeeze_excite`.
 
     Args:
       features: channels C of the map.
-      reduction: the hidden layer has max(features // reduction, 1) units.
+      reduction: the hidden layer has max(features // reduction, 1) units. 4, where the
+        paper has 16: so few ReLUs are often all dead at a denoiser's 24 or 32 features.
       window: (height, width) that statistics are taken over; None for the whole map.
       kernel_init: initialiser of both dense layers; biases start at 0.
+      inits: initialisers of single parameters by name, see `sa_flax.modules.layer.Attention`.
+      dtype: dtype of the computation and the result; None keeps the map's.
       param_dtype: dtype of the parameters.
       rngs: the random streams that parameters are drawn from.
     """
+
+    kind = "squeeze_excite"
+    params_class = SqueezeExciteParams
+    reduce_kernel: nnx.Param
+    reduce_bias: nnx.Param
+    expand_kernel: nnx.Param
+    expand_bias: nnx.Param
 
     def __init__(
         self,
         features: int,
         *,
-        reduction: int = 16,
-        window: Window = None,
-        kernel_init: initializers.Initializer = _lecun_normal,
+        reduction: int = REDUCTION,
+        window: WindowLike = None,
+        kernel_init: Initializer = lecun_normal,
+        inits: Inits | None = None,
+        dtype: Dtype | None = None,
         param_dtype: Dtype = jnp.float32,
         rngs: nnx.Rngs,
     ):
         super().__init__(
             features,
-            reduction=reduction,
-            window=window,
+            SqueezeExciteParams.parameters(features, reduction=reduction),
             kernel_init=kernel_init,
+            inits=inits,
+            dtype=dtype,
             param_dtype=param_dtype,
             rngs=rngs,
         )
+        self.window = check_window(window)
 
-    def __call__(self, x: Float[Array, "... H W C"]) -> Float[Array, "... H W C"]:
-        params = SqueezeExciteParams(
-            *(getattr(self, name)[...] for name in SqueezeExciteParams._fields)
-        )
-        return squeeze_excite(x, params, window=self.window)
+    def __call__(self, x: Float[Array, "*B H W C"]) -> Float[Array, "*B H W C"]:
+        return squeeze_excite(self._map(x), self.params(), window=self.window)
+
+    def attention_maps(self, x: Float[Array, "*B H W C"]) -> Maps:
+        """The gate: `functional.squeeze_excite_maps`."""
+        return squeeze_excite_maps(self._map(x), self.params(), window=self.window)
 
 
-class ECA(nnx.Module):
+class ECA(Attention):
     """Efficient channel attention: see `sa_flax.functional.eca`.
 
     Args:
@@ -110,73 +93,105 @@ class ECA(nnx.Module):
         `features` (3 up to 127 channels, then 5).
       window: (height, width) that statistics are taken over; None for the whole map.
       kernel_init: initialiser of the convolution, which has no bias.
+      inits: initialisers of single parameters by name, see `sa_flax.modules.layer.Attention`.
+      dtype: dtype of the computation and the result; None keeps the map's.
       param_dtype: dtype of the parameters.
       rngs: the random streams that parameters are drawn from.
     """
+
+    kind = "eca"
+    params_class = ECAParams
+    kernel: nnx.Param
 
     def __init__(
         self,
         features: int,
         *,
         kernel_size: int | None = None,
-        window: Window = None,
-        kernel_init: initializers.Initializer = _lecun_normal,
+        window: WindowLike = None,
+        kernel_init: Initializer = lecun_normal,
+        inits: Inits | None = None,
+        dtype: Dtype | None = None,
         param_dtype: Dtype = jnp.float32,
         rngs: nnx.Rngs,
     ):
-        size = eca_kernel_size(features) if kernel_size is None else kernel_size
-        check_odd("eca", size)
-        check_window(window)
-        self.features, self.window = features, window
-        self.kernel = nnx.Param(kernel_init(rngs.params(), (size, 1), param_dtype)[:, 0])
+        super().__init__(
+            features,
+            ECAParams.parameters(features, kernel_size=kernel_size),
+            kernel_init=kernel_init,
+            inits=inits,
+            dtype=dtype,
+            param_dtype=param_dtype,
+            rngs=rngs,
+        )
+        self.window = check_window(window)
 
-    def __call__(self, x: Float[Array, "... H W C"]) -> Float[Array, "... H W C"]:
-        return eca(x, ECAParams(self.kernel[...]), window=self.window)
+    def __call__(self, x: Float[Array, "*B H W C"]) -> Float[Array, "*B H W C"]:
+        return eca(self._map(x), self.params(), window=self.window)
+
+    def attention_maps(self, x: Float[Array, "*B H W C"]) -> Maps:
+        """The gate: `functional.eca_maps`."""
+        return eca_maps(self._map(x), self.params(), window=self.window)
 
 
-class CBAM(_ChannelGate):
+class CBAM(Attention):
     """Convolutional block attention: see `sa_flax.functional.cbam`.
 
     Args:
       features: channels C of the map.
-      reduction: the hidden layer has max(features // reduction, 1) units.
+      reduction: the hidden layer has max(features // reduction, 1) units. 4, where the
+        paper has 16: so few ReLUs are often all dead at a denoiser's 24 or 32 features.
       kernel_size: side of the spatial gate's convolution, odd.
       window: (height, width) that statistics are taken over; None for the whole map.
       kernel_init: initialiser of dense layers and convolution; biases start at 0.
+      inits: initialisers of single parameters by name, see `sa_flax.modules.layer.Attention`.
+      dtype: dtype of the computation and the result; None keeps the map's.
       param_dtype: dtype of the parameters.
       rngs: the random streams that parameters are drawn from.
     """
+
+    kind = "cbam"
+    params_class = CBAMParams
+    reduce_kernel: nnx.Param
+    reduce_bias: nnx.Param
+    expand_kernel: nnx.Param
+    expand_bias: nnx.Param
+    spatial_kernel: nnx.Param
+    spatial_bias: nnx.Param
 
     def __init__(
         self,
         features: int,
         *,
-        reduction: int = 16,
+        reduction: int = REDUCTION,
         kernel_size: int = 7,
-        window: Window = None,
-        kernel_init: initializers.Initializer = _lecun_normal,
+        window: WindowLike = None,
+        kernel_init: Initializer = lecun_normal,
+        inits: Inits | None = None,
+        dtype: Dtype | None = None,
         param_dtype: Dtype = jnp.float32,
         rngs: nnx.Rngs,
     ):
-        check_odd("cbam", kernel_size)
         super().__init__(
             features,
-            reduction=reduction,
-            window=window,
+            CBAMParams.parameters(features, reduction=reduction, kernel_size=kernel_size),
             kernel_init=kernel_init,
+            inits=inits,
+            dtype=dtype,
             param_dtype=param_dtype,
             rngs=rngs,
         )
-        kernel = kernel_init(rngs.params(), (kernel_size, kernel_size, 2, 1), param_dtype)
-        self.spatial_kernel = nnx.Param(kernel[..., 0])
-        self.spatial_bias = nnx.Param(jnp.zeros((), param_dtype))
+        self.window = check_window(window)
 
-    def __call__(self, x: Float[Array, "... H W C"]) -> Float[Array, "... H W C"]:
-        params = CBAMParams(*(getattr(self, name)[...] for name in CBAMParams._fields))
-        return cbam(x, params, window=self.window)
+    def __call__(self, x: Float[Array, "*B H W C"]) -> Float[Array, "*B H W C"]:
+        return cbam(self._map(x), self.params(), window=self.window)
+
+    def attention_maps(self, x: Float[Array, "*B H W C"]) -> Maps:
+        """Both gates: `functional.cbam_maps`."""
+        return cbam_maps(self._map(x), self.params(), window=self.window)
 
 
-class SGE(nnx.Module):
+class SGE(Attention):
     """Spatial group-wise enhance: see `sa_flax.functional.sge`.
 
     Weights start at 0 and biases at 1, as in the authors' code: a fresh layer multiplies everything
@@ -184,77 +199,106 @@ class SGE(nnx.Module):
 
     Args:
       features: channels C of the map.
-      groups: number of groups, which must divide `features`.
+      groups: number of groups, which must divide `features`; None for the most, up to 8, that do.
+        The paper has 64, for the hundreds of channels of a classifier.
       epsilon: added to the variance.
       window: (height, width) that statistics are taken over; None for the whole map.
+      inits: initialisers of single parameters by name, see `sa_flax.modules.layer.Attention`.
+      dtype: dtype of the computation and the result; None keeps the map's.
       param_dtype: dtype of the parameters.
-      rngs: accepted as every layer does; nothing is drawn from it.
+      rngs: accepted as every layer does; nothing is drawn from it but for `inits`.
     """
+
+    kind = "sge"
+    params_class = SGEParams
+    weight: nnx.Param
+    bias: nnx.Param
 
     def __init__(
         self,
         features: int,
         *,
-        groups: int = 8,
+        groups: int | None = None,
         epsilon: float = 1e-5,
-        window: Window = None,
+        window: WindowLike = None,
+        inits: Inits | None = None,
+        dtype: Dtype | None = None,
         param_dtype: Dtype = jnp.float32,
         rngs: nnx.Rngs | None = None,
     ):
-        check_divides("sge", features, groups)
-        check_window(window)
-        self.features, self.groups, self.epsilon, self.window = features, groups, epsilon, window
-        self.weight = nnx.Param(jnp.zeros((groups,), param_dtype))
-        self.bias = nnx.Param(jnp.ones((groups,), param_dtype))
+        super().__init__(
+            features,
+            SGEParams.parameters(features, groups=groups),
+            inits=inits,
+            dtype=dtype,
+            param_dtype=param_dtype,
+            rngs=rngs,
+        )
+        self.groups, self.epsilon = self.weight.shape[0], epsilon
+        self.window = check_window(window)
 
-    def __call__(self, x: Float[Array, "... H W C"]) -> Float[Array, "... H W C"]:
-        params = SGEParams(self.weight[...], self.bias[...])
-        return sge(x, params, epsilon=self.epsilon, window=self.window)
+    def __call__(self, x: Float[Array, "*B H W C"]) -> Float[Array, "*B H W C"]:
+        return sge(self._map(x), self.params(), epsilon=self.epsilon, window=self.window)
+
+    def attention_maps(self, x: Float[Array, "*B H W C"]) -> Maps:
+        """The gate of each group: `functional.sge_maps`."""
+        return sge_maps(self._map(x), self.params(), epsilon=self.epsilon, window=self.window)
 
 
-class DualAttention(_ChannelGate):
+class DualAttention(Attention):
     """Dual attention of CycleISP and MIRNet: see `sa_flax.functional.dual_attention`.
 
     Args:
       features: channels C of the map.
-      reduction: the hidden layer has max(features // reduction, 1) units.
+      reduction: the hidden layer has max(features // reduction, 1) units. 4, where the
+        papers have 16 and 8: so few ReLUs are often all dead at a denoiser's 24 or 32 features.
       kernel_size: side of the spatial branch's convolution, odd.
       window: (height, width) that statistics are taken over; None for the whole map.
       kernel_init: initialiser of dense layers and convolutions; biases start at 0.
+      inits: initialisers of single parameters by name, see `sa_flax.modules.layer.Attention`.
+      dtype: dtype of the computation and the result; None keeps the map's.
       param_dtype: dtype of the parameters.
       rngs: the random streams that parameters are drawn from.
     """
+
+    kind = "dual_attention"
+    params_class = DualAttentionParams
+    reduce_kernel: nnx.Param
+    reduce_bias: nnx.Param
+    expand_kernel: nnx.Param
+    expand_bias: nnx.Param
+    spatial_kernel: nnx.Param
+    spatial_bias: nnx.Param
+    merge_kernel: nnx.Param
+    merge_bias: nnx.Param
 
     def __init__(
         self,
         features: int,
         *,
-        reduction: int = 8,
+        reduction: int = REDUCTION,
         kernel_size: int = 5,
-        window: Window = None,
-        kernel_init: initializers.Initializer = _lecun_normal,
+        window: WindowLike = None,
+        kernel_init: Initializer = lecun_normal,
+        inits: Inits | None = None,
+        dtype: Dtype | None = None,
         param_dtype: Dtype = jnp.float32,
         rngs: nnx.Rngs,
     ):
-        check_odd("dual_attention", kernel_size)
         super().__init__(
             features,
-            reduction=reduction,
-            window=window,
+            DualAttentionParams.parameters(features, reduction=reduction, kernel_size=kernel_size),
             kernel_init=kernel_init,
+            inits=inits,
+            dtype=dtype,
             param_dtype=param_dtype,
             rngs=rngs,
         )
-        kernel = kernel_init(rngs.params(), (kernel_size, kernel_size, 2, 1), param_dtype)
-        self.spatial_kernel = nnx.Param(kernel[..., 0])
-        self.spatial_bias = nnx.Param(jnp.zeros((), param_dtype))
-        self.merge_kernel = nnx.Param(
-            kernel_init(rngs.params(), (2 * features, features), param_dtype)
-        )
-        self.merge_bias = nnx.Param(jnp.zeros((features,), param_dtype))
+        self.window = check_window(window)
 
-    def __call__(self, x: Float[Array, "... H W C"]) -> Float[Array, "... H W C"]:
-        params = DualAttentionParams(
-            *(getattr(self, name)[...] for name in DualAttentionParams._fields)
-        )
-        return dual_attention(x, params, window=self.window)
+    def __call__(self, x: Float[Array, "*B H W C"]) -> Float[Array, "*B H W C"]:
+        return dual_attention(self._map(x), self.params(), window=self.window)
+
+    def attention_maps(self, x: Float[Array, "*B H W C"]) -> Maps:
+        """The gates of both branches: `functional.dual_attention_maps`."""
+        return dual_attention_maps(self._map(x), self.params(), window=self.window)

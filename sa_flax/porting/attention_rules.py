@@ -11,11 +11,11 @@ import numpy as np
 from flax import nnx
 
 from sa_flax.errors import InputError
-from sa_flax.functional.gating import eca_kernel_size
-from sa_flax.functional.shuffle_attention import fitting_groups
+from sa_flax.functional import eca_kernel_size
+from sa_flax.functional.checks import default_groups
 from sa_flax.modules.affinities import DANet, NonLocal, SelfAttention
-from sa_flax.modules.attention import ShuffleAttention
 from sa_flax.modules.masks import CBAM, ECA, SGE, DualAttention, SqueezeExcite
+from sa_flax.modules.shuffle_attention import ShuffleAttention
 from sa_flax.porting.rules import AS_IS, CHANNELS, DENSE, Rule, Transform
 
 # A layer in the weights: the channels of its map, and its arrays by their names in the layer.
@@ -93,7 +93,7 @@ def _reduction(slots: Sequence[Slot], entry: str) -> dict[str, Any]:
 
 def _shuffle_options(slots: Sequence[Slot]) -> dict[str, Any]:
     groups = [features // (2 * state["cweight"].size) for features, state in slots]
-    defaults = [max(g for g in fitting_groups(features) if g <= 8) for features, _ in slots]
+    defaults = [default_groups(features, 2) for features, _ in slots]
     return _size("groups", slots, groups, defaults)
 
 
@@ -103,7 +103,7 @@ def _eca_options(slots: Sequence[Slot]) -> dict[str, Any]:
 
 
 def _sge_options(slots: Sequence[Slot]) -> dict[str, Any]:
-    defaults = [max(g for g in range(1, 9) if features % g == 0) for features, _ in slots]
+    defaults = [default_groups(features) for features, _ in slots]
     return _size("groups", slots, [state["weight"].size for _, state in slots], defaults)
 
 

@@ -1,11 +1,13 @@
 """PSNR and SSIM against scikit-image's, under the settings that the docstrings name."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
 from sa_flax.functional import psnr, ssim
+from tests.annotations import refuses
 
 
 @pytest.fixture
@@ -47,7 +49,60 @@ def test_equal_pictures():
 
 
 def test_errors_say_what_is_needed():
-    with pytest.raises(ValueError, match="one shape"):
+    with refuses("one shape"):
         psnr(jnp.zeros((4, 4, 1)), jnp.zeros((4, 5, 1)))
-    with pytest.raises(ValueError, match="at least 11 x 11"):
+    with refuses("at least 11 x 11"):
         ssim(jnp.zeros((8, 8, 1)), jnp.zeros((8, 8, 1)))
+
+
+EIGHT_BITS = {"uint8": 255, "uint16": 65535}
+
+
+@pytest.mark.parametrize("dtype", list(EIGHT_BITS))
+def test_pictures_of_whole_numbers_are_compared_on_their_own_range(pair, dtype):
+    """In their own dtype 3 - 5 is 254, and its square 4: the arithmetic must not be theirs."""
+    white = EIGHT_BITS[dtype]
+    whole = [np.round(x * white).astype(dtype) for x in pair]
+    exact = [x.astype(np.float64) / white for x in whole]
+    expected = [peak_signal_noise_ratio(a, b, data_range=1) for a, b in zip(*exact, strict=True)]
+    np.testing.assert_allclose(psnr(*whole), expected, rtol=1e-5)
+    floats = [jnp.asarray(x, jnp.float32) for x in exact]
+    np.testing.assert_allclose(ssim(*whole), ssim(*floats), rtol=1e-4)
+    np.testing.assert_allclose(jax.jit(psnr)(*map(jnp.asarray, whole)), expected, rtol=1e-5)
+    # A range that is given is the range of whatever comes.
+    np.testing.assert_allclose(
+        psnr(whole[0], 1.0 * whole[1], data_range=white), expected, rtol=1e-5
+    )
+
+
+@pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16])
+def test_half_precision_is_compared_in_float32(dtype):
+    """The square of a difference of 1e-4 is nothing in float16."""
+    a = jnp.full((16, 16, 1), 0.5, dtype)
+    step = float(jnp.finfo(dtype).eps) / 2  # the spacing of numbers at 0.5
+    b = a + jnp.asarray(step, dtype)
+    assert psnr(a, b).dtype == jnp.float32
+    np.testing.assert_allclose(psnr(a, b), -20 * np.log10(step), rtol=1e-5)
+    assert 0.9 < ssim(a, b) <= 1
+
+
+def test_float64_stays_float64():
+    with jax.enable_x64(True):
+        a, b = jnp.zeros((12, 12, 1)), jnp.full((12, 12, 1), 1e-9)
+        assert psnr(a, b) == pytest.approx(180, abs=1e-9)
+        assert ssim(a, b).dtype == jnp.float64
+
+
+@pytest.mark.parametrize("dtypes", [("uint8", "float32"), ("uint8", "uint16"), ("int32", "int32")])
+def test_ranges_that_cannot_be_told_are_refused(dtypes):
+    pictures = [np.zeros((16, 16, 1), dtype) for dtype in dtypes]
+    for measure in (psnr, ssim):
+        with refuses(rf"{dtypes[0]} and {dtypes[1]}.*data_range"):
+            measure(*pictures)
+
+
+@pytest.mark.parametrize("dtype", ["bool", "complex64"])
+def test_what_is_no_picture_is_refused(dtype):
+    pictures = [np.zeros((16, 16, 1), dtype)] * 2
+    with refuses(f"real numbers; got {dtype}"):
+        psnr(*pictures)

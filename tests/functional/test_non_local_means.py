@@ -10,6 +10,7 @@ import pytest
 from skimage.restoration import denoise_nl_means
 
 from sa_flax.functional import non_local_means, psnr
+from tests.annotations import refuses
 
 CASES = [
     {"patch_size": 5, "patch_distance": 6, "h": 0.1},
@@ -142,12 +143,12 @@ def test_it_denoises_and_can_be_tuned_by_gradient():
 @pytest.mark.parametrize(
     ("x", "options", "message"),
     [
-        (np.zeros((4, 4, 1), np.uint8), {}, r"floats in \[0, 1\].*uint8"),
-        (np.zeros((4, 4), np.float32), {}, r"\(\.\.\., H, W, C\).*got \(4, 4\)"),
+        (np.zeros((4, 4, 1), np.uint8), {}, r"uint8.*\[0, 1\]"),
+        (np.zeros((4, 4), np.float32), {}, r"\(\.\.\., H, W, C\).*got shape \(4, 4\)"),
         (np.zeros((4, 4, 1), np.float32), {"patch_size": 0}, "patch_size must be .* got 0"),
         (np.zeros((4, 4, 1), np.float32), {"patch_distance": 0}, "patch_distance .* got 0"),
     ],
 )
 def test_wrong_requests_are_explained(x, options, message):
-    with pytest.raises(ValueError, match=message):
+    with refuses(message):
         non_local_means(jnp.asarray(x), **options)

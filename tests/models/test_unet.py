@@ -175,3 +175,24 @@ def test_remat_keeps_less_and_gives_the_same():
     kept_with_remat, *remat = of(True)
     assert kept_with_remat < 0.8 * kept
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), plain, remat)
+
+
+@pytest.mark.skipif(jax.device_count() < 8, reason="needs eight devices")
+def test_explicit_mesh_axes():
+    """Batch and height split over explicit axes, forward and backward."""
+    kinds = (jax.sharding.AxisType.Explicit,) * 2
+    mesh = jax.make_mesh((2, 4), ("b", "h"), axis_types=kinds)
+    graphdef, params = nnx.split(small(channels=1, width=4, levels=2, noise_level=True))
+
+    @jax.jit
+    def run(params, x):
+        out, backward = jax.vjp(lambda p, x: nnx.merge(graphdef, p)(x, 0.1), params, x)
+        return out, *backward(x)
+
+    x = picture(2, 8, 6, 1)
+    expected = run(params, x)
+    where = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("b", "h"))
+    with jax.set_mesh(mesh):
+        got = run(params, jax.device_put(x, where))
+    assert got[0].sharding.is_equivalent_to(where, 4)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), got, expected)

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from sa_flax.functional import ShuffleAttentionParams, fused_shuffle_attention, shuffle_attention
+from sa_flax.functional import ShuffleAttentionParams, shuffle_attention
+from sa_flax.functional._shuffle import passes
 
 GROUPS = 2
 textbook = functools.partial(shuffle_attention, groups=GROUPS, implementation="textbook")
@@ -71,16 +72,14 @@ def test_without_jit():
 
 def test_the_platforms_without_cpu_tuning_compute_the_same():
     (x, params), (g, _) = draw()
-    static = {"groups": GROUPS, "epsilon": 1e-5}
+    static = {"groups": GROUPS, "epsilon": 1e-5, "shuffle": True}
     tuned, plain = (
-        jax.jit(functools.partial(fused_shuffle_attention._forward, **static, tuned=tuned))(
-            x, *params
-        )
+        jax.jit(functools.partial(passes.forward, **static, tuned=tuned))(x, *params)
         for tuned in (True, False)
     )
     chex.assert_trees_all_close(tuned, plain, rtol=1e-12, atol=1e-12)
     tuned, plain = (
-        jax.jit(functools.partial(fused_shuffle_attention._backward, **static, tuned=tuned))(
+        jax.jit(functools.partial(passes.backward, **static, tuned=tuned))(
             x, *plain[1:], *params, g
         )
         for tuned in (True, False)
@@ -189,19 +188,6 @@ def test_inside_shard_map_gradients_of_parameters_are_summed_over_devices():
     chex.assert_trees_all_close(got, expected, rtol=1e-10, atol=1e-10)
 
 
-def test_explicit_mesh_axes_take_the_textbook_form():
-    if jax.device_count() < 2:
-        pytest.skip("one device only")
-    (x, params), _ = draw((4, 4, 6, 8))
-    mesh = jax.make_mesh((2,), ("d",), axis_types=(AxisType.Explicit,), devices=jax.devices()[:2])
-    with jax.set_mesh(mesh):
-        sharded = jax.device_put(x, NamedSharding(mesh, PartitionSpec("d")))
-        out = jax.jit(functools.partial(shuffle_attention, groups=GROUPS))(sharded, params)
-        with pytest.raises(ValueError, match=r"explicit mesh axes.*AxisType.Auto"):
-            fused(sharded, params)
-    chex.assert_trees_all_close(np.asarray(out), np.asarray(textbook(x, params)), rtol=1e-12)
-
-
 def test_exports_for_every_platform_and_any_size():
     (x, params), _ = draw((1, 4, 6, 8))
     sizes = jax.export.symbolic_shape("b, h, w")
@@ -241,7 +227,7 @@ def test_a_channel_with_one_outlier_keeps_its_variance():
     rng = np.random.default_rng(0)
     x = rng.standard_normal((1, 8, 16, 4)).astype(np.float32)
     x[0, 0, 0] = 1e4
-    statistics = fused_shuffle_attention._moments(jnp.asarray(x), tuned=True)
+    statistics = passes.moments(jnp.asarray(x), tuned=True)
     assert statistics.variance.dtype == jnp.float32
     np.testing.assert_allclose(
         statistics.variance[0], x.astype(np.float64).var(axis=(0, 1, 2)), rtol=1e-5

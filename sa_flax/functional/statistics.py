@@ -19,28 +19,38 @@ means.
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-import chex
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from sa_flax.functional import canvas
+from sa_flax.functional.checks import check_map
 
 Window = tuple[int, int] | None
+WindowLike = Window | list[int]  # as it comes from JSON, too
 _Statistics = TypeVar("_Statistics")
 
 
 def statistics_dtype(dtype: jax.typing.DTypeLike) -> jnp.dtype:
     """What statistics of a `dtype` map are computed in: float32, or float64 for float64."""
-    return jnp.promote_types(dtype, jnp.float32)
+    return jnp.dtype(jnp.float64 if jnp.dtype(dtype) == jnp.float64 else jnp.float32)
 
 
-def check_window(window: Any) -> None:
-    """Raises ValueError unless `window` is None or two positive integers."""
+def widened(x: Float[Array, "..."]) -> Float[Array, "..."]:
+    """x in its statistics' dtype."""
+    return x.astype(statistics_dtype(x.dtype))
+
+
+def check_window(window: Any) -> Window:
+    """`window` as None or a tuple; a list, as JSON has it, is taken too.
+
+    Raises:
+      ValueError: unless it is None or two positive integers.
+    """
     if window is None:
-        return
+        return None
     if (
-        not isinstance(window, tuple)
+        not isinstance(window, tuple | list)
         or len(window) != 2
         or any(isinstance(size, bool) or not isinstance(size, int) or size < 1 for size in window)
     ):
@@ -48,6 +58,7 @@ def check_window(window: Any) -> None:
             f"window must be None, for statistics of the whole map, or the (height, width) of the "
             f"window around each pixel, two integers of at least 1; got {window!r}."
         )
+    return (window[0], window[1])
 
 
 def _slide(
@@ -119,11 +130,11 @@ def _merge_moments(a, m, b, n):
 
 def covers(window: Window, x: jax.Array) -> bool:
     """Whether statistics of x over `window` are those of the whole map (as with None)."""
-    check_window(window)
+    window = check_window(window)
     return window is None or (window[0] >= x.shape[-3] and window[1] >= x.shape[-2])
 
 
-def _pivot(x: Float[Array, "... H W C"]) -> Float[Array, "... 1 1 C"]:
+def _pivot(x: Float[Array, "*B H W C"]) -> Float[Array, "*B 1 1 C"]:
     """One value of each channel. `x - pivot` is exact where a channel hardly varies."""
     return jax.lax.stop_gradient(x[..., :1, :1, :])
 
@@ -146,16 +157,15 @@ def _centred_and_variance_on_canvas(x: Array) -> tuple[Array, Array]:
 
 
 def spatial_mean(
-    x: Float[Array, "... H W C"], *, window: Window = None
-) -> Float[Array, "... #H #W C"]:
+    x: Float[Array, "*B H W C"], *, window: Window = None
+) -> Float[Array, "*#B #H #W C"]:
     """Mean over height and width, or over the window around each pixel, in float32 or better.
 
     Equivalent to `x.mean((-3, -2), keepdims=True)`, but summed about one value of the channel, so
     that the spread of a channel survives a mean thousands of times as large. The result is
     (..., 1, 1, C), or (..., H, W, C) where there is a window smaller than the map.
     """
-    chex.assert_rank(x, {3, 4, 5})
-    x = x.astype(statistics_dtype(x.dtype))
+    x = widened(check_map("spatial_mean", x))
     if window is None and canvas.current_canvas() is not None:
         return canvas.statistic(lambda mask, axes: _mean_on_canvas(x, mask, axes), x)
     pivot = _pivot(x)
@@ -167,13 +177,13 @@ def spatial_mean(
 
 
 def spatial_max(
-    x: Float[Array, "... H W C"], *, window: Window = None
-) -> Float[Array, "... #H #W C"]:
+    x: Float[Array, "*B H W C"], *, window: Window = None
+) -> Float[Array, "*#B #H #W C"]:
     """Maximum over height and width, or over the window around each pixel, in x's dtype.
 
     The gradient of a maximum that several pixels reach is shared among them.
     """
-    chex.assert_rank(x, {3, 4, 5})
+    x = check_map("spatial_max", x)
     if window is None and canvas.current_canvas() is not None:
         return canvas.statistic(lambda mask, axes: canvas.masked_max(x, mask, axes), x)
     if covers(window, x):
@@ -183,16 +193,15 @@ def spatial_max(
 
 
 def centred_and_variance(
-    x: Float[Array, "... H W C"], *, window: Window = None
-) -> tuple[Float[Array, "... H W C"], Float[Array, "... #H #W C"]]:
+    x: Float[Array, "*B H W C"], *, window: Window = None
+) -> tuple[Float[Array, "*B H W C"], Float[Array, "*#B #H #W C"]]:
     """`x` less its spatial mean, and its (biased) spatial variance, in float32 or better.
 
     Mean and variance are over the whole map, or over the window around each pixel. Both are taken
     about the mean (two passes, or merged moments): mean 1000 with standard deviation 0.01 keeps its
     signal in float32, where E[x^2] - E[x]^2 returns noise.
     """
-    chex.assert_rank(x, {3, 4, 5})
-    x = x.astype(statistics_dtype(x.dtype))
+    x = widened(check_map("centred_and_variance", x))
     if window is None and canvas.current_canvas() is not None:
         return _centred_and_variance_on_canvas(x)
     shifted = x - _pivot(x)

@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sa_flax.functional.pooling import centred_and_variance, spatial_max, spatial_mean
+from sa_flax.functional.statistics import centred_and_variance, spatial_max, spatial_mean
+from tests.annotations import refuses
 
 RNG = np.random.default_rng(0)
 
@@ -157,7 +158,7 @@ def test_float32_stays_accurate_on_photograph_sized_maps(shape):
     np.testing.assert_allclose(got_variance, variance, rtol=2e-5, atol=2 * 2e-4 * 0.7)
 
 
-@pytest.mark.parametrize("window", [3, (3,), (0, 4), (4, -1), (2.0, 2), [4, 4], (True, 3), "64"])
+@pytest.mark.parametrize("window", [3, (3,), (0, 4), (4, -1), (2.0, 2), [4, 0], (True, 3), "64"])
 def test_a_wrong_window_is_explained(window):
-    with pytest.raises(ValueError, match=r"window must be None.*\(height, width\).*got"):
+    with refuses(r"window must be None.*\(height, width\).*got"):
         spatial_mean(jnp.ones((4, 4, 1)), window=window)

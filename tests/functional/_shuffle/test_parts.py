@@ -15,6 +15,7 @@ from sa_flax.functional import (
     fold_channel_shuffle,
     shuffle_attention,
 )
+from tests.annotations import refuses
 
 GROUPS = 4
 
@@ -54,7 +55,7 @@ def test_folds_exactly(groups):
 
 
 def test_channels_that_do_not_fit_are_an_error():
-    with pytest.raises(ValueError, match=r"12 channels and groups=5"):
+    with refuses(r"12 channels and groups=5"):
         fold_channel_shuffle(jnp.zeros((3, 3, 12, 4)), 5)
 
 
@@ -111,9 +112,3 @@ def test_with_a_window_and_half_precision():
     assert plain.dtype == jnp.bfloat16
     np.testing.assert_array_equal(channel_shuffle(plain), shuffled)
     assert attend(shuffle=False).dtype == jnp.bfloat16
-
-
-def test_the_kernel_always_shuffles():
-    x, params = draw((2, 4, 4, 16), jnp.float32)
-    with pytest.raises(ValueError, match="always shuffles"):
-        shuffle_attention(x, params, groups=GROUPS, shuffle=False, implementation="pallas")
