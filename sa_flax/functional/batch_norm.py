@@ -1,5 +1,7 @@
 """Batch norm as PyTorch computes it: the reference that trained networks carry with them."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
@@ -7,6 +9,24 @@ from jaxtyping import Array, Float
 from sa_flax.functional.checks import check_floating
 from sa_flax.functional.layout import per_channel
 from sa_flax.functional.statistics import statistics_dtype, widened
+
+
+def check_channels(x: Any, *vectors: Array) -> Array:
+    """x as a JAX array.
+
+    Raises:
+      ValueError: where it does not hold floating-point numbers, or a vector is not as long as x's
+        last axis.
+    """
+    x = check_floating("batch_norm", x)
+    lengths = {vector.shape for vector in vectors}
+    if lengths != {x.shape[-1:]}:
+        raise ValueError(
+            f"batch_norm: x has shape {x.shape}, channels last; the vectors of mean, variance, "
+            f"scale and bias have shapes {sorted(lengths)}. Each must have the length of x's last "
+            f"axis."
+        )
+    return x
 
 
 def batch_moments(x: Float[Array, "... C"]) -> tuple[Float[Array, " C"], Float[Array, " C"]]:
@@ -40,13 +60,7 @@ def batch_norm(
       ValueError: where x does not hold floating-point numbers, or has not as many channels, on its
         last axis, as the vectors are long.
     """
-    x = check_floating("batch_norm", x)
-    lengths = {vector.shape for vector in (mean, variance, scale, bias)}
-    if lengths != {x.shape[-1:]}:
-        raise ValueError(
-            f"batch_norm: x has shape {x.shape}, channels last; mean, variance, scale and bias "
-            f"have shapes {sorted(lengths)}. Each must have the length of x's last axis."
-        )
+    x = check_channels(x, mean, variance, scale, bias)
     dtype = statistics_dtype(x.dtype)
     mean, variance, scale, bias = (
         per_channel(jnp.asarray(vector, dtype), x.ndim) for vector in (mean, variance, scale, bias)

@@ -11,11 +11,13 @@ from jaxtyping import Array, Float, Real
 # The largest value of pictures of whole numbers. Other integer types don't say what white is.
 _WHITE = {"uint8": 255.0, "uint16": 65535.0}
 
+Range = float | Real[Array, ""]
+
 
 def _compared(
-    a: Array | np.ndarray, b: Array | np.ndarray, data_range: float | None
-) -> tuple[Array, Array, float]:
-    """Both pictures in one float dtype, and the range that they are compared on."""
+    a: Array | np.ndarray, b: Array | np.ndarray, data_range: Range | None
+) -> tuple[Array, Array, Array]:
+    """Both pictures, and the range that they are compared on, in one float dtype."""
     if a.shape != b.shape or a.ndim not in (3, 4):
         raise ValueError(
             f"pictures to compare must have one shape, (H, W, C) or (B, H, W, C); got {a.shape} "
@@ -39,18 +41,17 @@ def _compared(
                 f"range of values, give it as data_range."
             )
         (data_range,) = whites
-    assert data_range is not None  # for the type checker: no None is left in whites
     # JAX keeps NumPy's float64 only where the user has allowed it.
     double = any(jnp.asarray(picture).dtype == jnp.float64 for picture in (a, b))
     dtype = jnp.float64 if double else jnp.float32
-    return jnp.asarray(a, dtype), jnp.asarray(b, dtype), data_range
+    return jnp.asarray(a, dtype), jnp.asarray(b, dtype), jnp.asarray(data_range, dtype)
 
 
 def psnr(
     a: Real[Array | np.ndarray, "*B H W C"],
     b: Real[Array | np.ndarray, "*B H W C"],
     *,
-    data_range: float | None = None,
+    data_range: Range | None = None,
 ) -> Float[Array, "*B"]:
     """Peak signal-to-noise ratio in decibels: `10 log10(data_range^2 / mean((a - b)^2))`.
 
@@ -68,9 +69,9 @@ def psnr(
       ValueError: for different shapes, or pictures whose range of values can't be told from their
         dtypes, such as one of uint8 and one of floats.
     """
-    a, b, data_range = _compared(a, b, data_range)
+    a, b, span = _compared(a, b, data_range)
     mse = jnp.mean(jnp.square(a - b), axis=(-3, -2, -1))
-    return 10 * jnp.log10(float(data_range) ** 2 / mse)
+    return 10 * jnp.log10(span**2 / mse)
 
 
 def _gaussian_window(sigma: float, truncate: float) -> np.ndarray:
@@ -84,7 +85,7 @@ def ssim(
     a: Real[Array | np.ndarray, "*B H W C"],
     b: Real[Array | np.ndarray, "*B H W C"],
     *,
-    data_range: float | None = None,
+    data_range: Range | None = None,
     sigma: float = 1.5,
 ) -> Float[Array, "*B"]:
     """Structural similarity, averaged over channels and over the pixels whose window is inside.
@@ -106,7 +107,7 @@ def ssim(
     Raises:
       ValueError: for pictures smaller than the window, and where `psnr` raises it.
     """
-    a, b, data_range = _compared(a, b, data_range)
+    a, b, span = _compared(a, b, data_range)
     window = [float(weight) for weight in _gaussian_window(sigma, 3.5)]
     size = len(window)
     if min(a.shape[-3:-1]) < size:
@@ -129,7 +130,7 @@ def ssim(
     var_b = blur(off_b * off_b) - local_b**2
     covariance = blur(off_a * off_b) - local_a * local_b
     mean_a, mean_b = local_a + middle, local_b + middle
-    c1, c2 = (0.01 * data_range) ** 2, (0.03 * data_range) ** 2
+    c1, c2 = (0.01 * span) ** 2, (0.03 * span) ** 2
     luminance = (2 * mean_a * mean_b + c1) / (mean_a**2 + mean_b**2 + c1)
     structure = (2 * covariance + c2) / (var_a + var_b + c2)
     return jnp.mean(luminance * structure, axis=(-3, -2, -1))

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from sa_flax.functional.batch_norm import batch_moments, batch_norm
+from sa_flax.functional.batch_norm import batch_moments, batch_norm, check_channels
 
 Dtype = jax.typing.DTypeLike
 
@@ -48,6 +48,7 @@ class BatchNorm(nnx.Module):
         self.var = nnx.BatchStat(jnp.ones((features,), param_dtype))
 
     def __call__(self, x: Float[Array, "... C"]) -> Float[Array, "... C"]:
+        x = check_channels(x, self.scale[...])
         if self.use_running_average:
             mean, variance = self.mean[...], self.var[...]
         else:

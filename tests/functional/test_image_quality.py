@@ -69,7 +69,9 @@ def test_pictures_of_whole_numbers_are_compared_on_their_own_range(pair, dtype):
     floats = [jnp.asarray(x, jnp.float32) for x in exact]
     np.testing.assert_allclose(ssim(*whole), ssim(*floats), rtol=1e-4)
     np.testing.assert_allclose(jax.jit(psnr)(*map(jnp.asarray, whole)), expected, rtol=1e-5)
-    # A range that is given is the range of whatever comes.
+    # A range that is given is the range of whatever comes; it need not be known when compiling.
+    ranged = jax.jit(lambda a, b, white: psnr(a, b, data_range=white))
+    np.testing.assert_allclose(ranged(*map(jnp.asarray, whole), white), expected, rtol=1e-5)
     np.testing.assert_allclose(
         psnr(whole[0], 1.0 * whole[1], data_range=white), expected, rtol=1e-5
     )

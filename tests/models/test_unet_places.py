@@ -1,5 +1,6 @@
 """Which attention stands where in the U-Net, what it shows of itself, and what it refuses."""
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,6 +9,7 @@ from flax import nnx
 
 import sa_flax
 from sa_flax.models.dncnn import DnCNN
+from tests.annotations import refuses
 
 
 def abstract(**options) -> sa_flax.AttentionUNet:
@@ -174,3 +176,41 @@ def test_options_survive_the_way_through_json(options, tmp_path):
     assert any(getattr(layer, "window", None) for layer in back)
     x = jnp.asarray(np.random.default_rng(0).uniform(size=(1, 6, 6, 1)), jnp.float32)
     np.testing.assert_array_equal(again(x), model(x))
+
+
+class TestWithWindow:
+    def test_shares_the_weights_and_leaves_the_network_alone(self):
+        model = small(width=8, attention="shuffle", attend="both")
+        local = model.with_window((5, 4))
+        assert model.bottom.layers[0].attention.window is None
+        # Five rows are no whole number at the bottom: rounded up to six, then halved.
+        assert local.encoder[0].layers[0].attention.window == (6, 4)
+        assert local.decoder[0].layers[0].attention.window == (6, 4)
+        assert local.bottom.layers[0].attention.window == (3, 2)
+        assert local.head.kernel is model.head.kernel
+        again = local.with_window(None)
+        assert again.bottom.layers[0].attention.window is None
+
+    def test_a_covering_window_changes_nothing_and_a_small_one_does(self):
+        # A fresh shuffle attention multiplies by a constant: move it away from its start.
+        model = small(width=8, attention="shuffle", attend="both")
+        for path, variable in nnx.to_flat_state(nnx.state(model)):
+            if "attention" in path:
+                variable[...] += 0.5
+        x = jnp.asarray(np.random.default_rng(0).uniform(size=(1, 11, 9, 1)), jnp.float32)
+        whole = jax.jit(model.__call__)(x)
+        # The picture is padded to 12 x 10 inside; that is covered too.
+        covering, local = model.with_window((11, 9)), model.with_window((4, 4))
+        chex.assert_trees_all_equal(jax.jit(covering.__call__)(x), whole)
+        assert np.abs(jax.jit(local.__call__)(x) - whole).max() > 1e-4
+
+    @pytest.mark.parametrize("kind", ["non_local", "none"])
+    def test_attentions_that_pool_nothing_are_left_alone(self, kind):
+        model = small(width=8, attention=kind)
+        x = jnp.asarray(np.random.default_rng(0).uniform(size=(1, 6, 6, 1)), jnp.float32)
+        local = jax.jit(model.with_window((2, 2)).__call__)
+        chex.assert_trees_all_equal(local(x), jax.jit(model.__call__)(x))
+
+    def test_a_wrong_window_is_explained(self):
+        with refuses(r"window must be None.*got 64"):
+            small(width=8).with_window(64)

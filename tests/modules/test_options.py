@@ -279,3 +279,31 @@ def test_a_window_may_be_a_list_as_json_has_it():
     assert layer.window == (3, 4)
     modules.set_window(layer, [5, 6])
     assert layer.window == (5, 6)
+
+
+class TestSizes:
+    @pytest.mark.parametrize(
+        ("kind", "options", "message"),
+        [
+            ("shuffle", {"groups": 5}, r"groups=5; groups that fit 32 channels: 1, 2, 4, 8, 16"),
+            ("sge", {"groups": 5}, r"groups=5; groups that fit 32 channels: 1, 2, 4, 8, 16, 32"),
+            ("eca", {"kernel_size": 4}, r"must be odd.*got 4"),
+            ("cbam", {"kernel_size": 6}, r"must be odd.*got 6"),
+            ("dual", {"kernel_size": 0}, r"must be odd.*got 0"),
+            ("squeeze_excite", {"reduction": 0}, r"reduction .* at least 1; got 0"),
+            ("self_attention", {"reduction": 2.5}, r"reduction .* integer .* got 2.5"),
+            ("danet", {"reduction": -1}, r"reduction .* at least 1; got -1"),
+            ("non_local", {"affinity": "cosine"}, r"affinity must be one of .*got 'cosine'"),
+            ("non_local", {"bottleneck": 0}, r"bottleneck must be an integer of at least 1; got 0"),
+            ("non_local", {"subsample": 0}, r"subsample must be an integer of at least 1; got 0"),
+            ("cbam", {"window": (3, 0)}, r"window must be None.*got \(3, 0\)"),
+            ("shuffle", {"window": 3}, r"window must be None.*got 3"),
+        ],
+    )
+    def test_options_that_do_not_fit_are_explained(self, kind, options, message):
+        with refuses(message):
+            sa_flax.make_attention(kind, 32, rngs=rngs(), **options)
+
+    def test_odd_features_have_no_shuffle_attention(self):
+        with refuses("use an even number of channels"):
+            sa_flax.make_attention("shuffle", 31, rngs=rngs())

@@ -27,7 +27,7 @@ def shuffle_attention(
     x: Float[Array, "*B H W C"],
     params: ShuffleAttentionParams,
     *,
-    groups: int = 8,
+    groups: int | None = None,
     epsilon: float = 1e-5,
     window: Window = None,
     shuffle: bool = True,
@@ -46,7 +46,8 @@ def shuffle_attention(
         float64). Over explicit axes of a mesh the result is sharded as x is.
       params: six vectors of length k, shared by all groups, of any float dtype;
         `ShuffleAttentionParams.init` makes them.
-      groups: number of groups; 2 * groups must divide C. The paper uses 64 for classifiers.
+      groups: number of groups; 2 * groups must divide C. None for C / 2k, what the vectors'
+        length says. The paper uses 64 for classifiers.
       epsilon: added to the variance in the group norm.
       window: (height, width) around each pixel that mean and group norm are taken over; None for
         the whole map. See `sa_flax.functional.statistics`.
@@ -65,7 +66,7 @@ def shuffle_attention(
         implementation is unknown or can't take a window.
     """
     x = check_map("shuffle_attention", x)
-    check_params(x.shape[-1], params, groups)
+    groups = check_params(x.shape[-1], params, groups)
     if implementation not in (None, *IMPLEMENTATIONS):
         raise ValueError(
             f"implementation must be None or one of {', '.join(IMPLEMENTATIONS)}; got "
@@ -88,7 +89,7 @@ def shuffle_attention_maps(
     x: Float[Array, "*B H W C"],
     params: ShuffleAttentionParams,
     *,
-    groups: int = 8,
+    groups: int | None = None,
     epsilon: float = 1e-5,
     window: Window = None,
 ) -> dict[str, Float[Array, "..."]]:
@@ -102,7 +103,7 @@ def shuffle_attention_maps(
       `group_split(x, groups)` gives are multiplied by.
     """
     x = check_map("shuffle_attention_maps", x)
-    check_params(x.shape[-1], params, groups)
+    groups = check_params(x.shape[-1], params, groups)
 
     def compute(x, params):
         by_channel, by_place = gate_maps(x, params, groups=groups, epsilon=epsilon, window=window)

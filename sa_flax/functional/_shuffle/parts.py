@@ -79,11 +79,25 @@ class ShuffleAttentionParams(NamedTuple):
         return start_all(cls, cls.parameters(features, groups=groups), key, lecun_normal, dtype)
 
 
-def check_params(features: int, params: ShuffleAttentionParams, groups: int) -> None:
-    """Raises ValueError unless `groups` fit the features, and the six vectors fit both."""
+def check_params(features: int, params: ShuffleAttentionParams, groups: int | None) -> int:
+    """The number of groups, where None as many as the vectors' length says.
+
+    Raises:
+      ValueError: unless the groups fit the features, and the six vectors fit both.
+    """
+    if groups is None:
+        k = params.norm_bias.size
+        if k < 1 or features % (2 * k):
+            raise ValueError(
+                f"shuffle_attention: vectors of length {k} can't be for a map of {features} "
+                f"channels: twice their length must divide it. Make them by "
+                f"ShuffleAttentionParams.init(None, {features})."
+            )
+        groups = features // (2 * k)
     expected = ShuffleAttentionParams.parameters(features, groups=groups)
     kind = f"shuffle_attention in {groups} groups (vectors of length C / (2 groups))"
     check_shapes(kind, features, params, **shapes(expected))
+    return groups
 
 
 def group_split(

@@ -159,6 +159,18 @@ def test_a_small_signal_on_a_large_mean_survives_in_float32(implementation):
     assert np.std(np.asarray(exact)[..., 1::4]) > 10  # the gates do follow that signal
 
 
+def test_the_vectors_length_says_how_many_groups_there_are():
+    x, vectors, _ = draw((1, 3, 4, 24), 6)
+    params = ShuffleAttentionParams(*(jnp.asarray(v, jnp.float32) for v in vectors))
+    x = jnp.asarray(x, jnp.float32)
+    asked = shuffle_attention(x, params, groups=6)
+    np.testing.assert_array_equal(shuffle_attention(x, params), asked)
+    fresh = ShuffleAttentionParams.init(None, 24)
+    assert shuffle_attention(x, fresh).shape == x.shape
+    with refuses(r"vectors of length 2 can't be for a map of 6 channels.*init\(None, 6\)"):
+        shuffle_attention(x[..., :6], params)
+
+
 def test_errors_list_what_fits():
     params = ShuffleAttentionParams(*(jnp.zeros(2) for _ in TORCH_KEYS))
     x = jnp.zeros((1, 4, 4, 12))
