@@ -1,5 +1,6 @@
 """Picture files in and out, keeping what a person would miss; and which of them a folder holds."""
 
+import io
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,7 +13,7 @@ from sa_flax.files import write_whole
 from sa_flax.pictures import limits
 from sa_flax.pictures.companions import fitting
 from sa_flax.pictures.decoding import decode, read_bytes
-from sa_flax.pictures.formats import FORMATS, SUFFIXES, Format, by_suffix
+from sa_flax.pictures.formats import FORMATS, SUFFIXES, Format, by_content, by_suffix
 from sa_flax.pictures.picture import Picture
 from sa_flax.pictures.pillow import one_error, quiet_pillow
 from sa_flax.pictures.plugged import how_to_install
@@ -44,23 +45,38 @@ def read_pages(path: str | os.PathLike[str], *, most_pixels: int | None = None) 
     return _read(path, most_pixels, several=True)
 
 
+def decode_pages(
+    encoded: bytes, *, name: str = "", most_pixels: int | None = None
+) -> list[Picture]:
+    """`read_pages` for the content of a file, from a pipe say.
+
+    Args:
+      encoded: the content.
+      name: its name, where it has one: cameras' raw files are told by nothing else.
+      most_pixels: as for `read_picture`.
+
+    Raises:
+      InputError: as `read_pages`; the message names no file.
+    """
+    limit = limits.most_pixels(most_pixels)
+    with quiet_pillow():
+        pages = decode(encoded, name=name, limit=limit)
+        if pages.number > 1 and pages.moving:
+            raise InputError(f"is an animation of {pages.number} frames; save one as a picture.")
+        with one_error():
+            return [pages.read(number) for number in range(pages.number)]
+
+
 def _read(path: str | os.PathLike[str], most_pixels: int | None, *, several: bool) -> list[Picture]:
     path = Path(path)
     limit = limits.most_pixels(most_pixels)
     try:
-        data = read_bytes(path, limit)
-        with quiet_pillow():
-            pages = decode(data, name=path.name, limit=limit)
-            if pages.number > 1 and pages.moving:
-                raise InputError(
-                    f"is an animation of {pages.number} frames; save one as a picture."
-                )
-            if pages.number > 1 and not several:
-                raise InputError(f"holds {pages.number} pages; save one as a picture.")
-            with one_error():
-                return [pages.read(number) for number in range(pages.number)]
+        pages = decode_pages(read_bytes(path, limit), name=path.name, most_pixels=limit)
+        if len(pages) > 1 and not several:
+            raise InputError(f"holds {len(pages)} pages; save one as a picture.")
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
+    return pages
 
 
 def write_picture(
@@ -89,33 +105,46 @@ def write_pages(
     _write(path, pages, quality)
 
 
-def _write(path: str | os.PathLike[str], pages: Sequence[Picture], quality: int | None) -> None:
-    path = Path(path)
+def encode_pages(pages: Sequence[Picture], suffix: str, *, quality: int | None = None) -> bytes:
+    """The content that `write_pages` writes to a file with this suffix, for a pipe say.
+
+    Raises:
+      InputError: as `write_picture`; the message names no file.
+    """
     if quality is not None and not 1 <= quality <= 100:
         raise InputError(f"the quality must be 1 to 100; got {quality}.")
-    entry = by_suffix(path)
+    entry = by_suffix(f"a{suffix}")
     if entry is None:
-        raise InputError(
-            f"{path}: can't write this kind of file; use {', '.join(_written_suffixes())}."
-        )
+        raise InputError(f"can't write this kind of file; use {', '.join(_written_suffixes())}.")
     pages = [_fit(entry, page) for page in pages]
     for page in pages:
-        if reason := what_cannot_be_written(path, page.pixels, pages=len(pages)):
-            raise InputError(f"{path}: can't be written ({reason}).")
+        if reason := what_cannot_be_written(f"a{suffix}", page.pixels, pages=len(pages)):
+            raise InputError(f"can't be written ({reason}).")
+    file = io.BytesIO()
     try:
         with quiet_pillow():
             if len(pages) > 1:
                 from sa_flax.pictures.tiff_writer import write_pages as write_tiff_pages
 
-                write_whole(path, lambda file: write_tiff_pages(file, pages))
+                write_tiff_pages(file, pages)
             else:
-                writer = entry.function(entry.writer)
-                write_whole(path, lambda file: writer(file, pages[0], quality))
-    except StorageError as error:
-        raise InputError(str(error)) from error
+                entry.function(entry.writer)(file, pages[0], quality)
     except Exception as error:  # an encoder's
         reason = " ".join(str(error).split()).rstrip(".") or type(error).__name__
-        raise InputError(f"{path}: can't be written ({reason[:200]}).") from error
+        raise InputError(f"can't be written ({reason[:200]}).") from error
+    return file.getvalue()
+
+
+def _write(path: str | os.PathLike[str], pages: Sequence[Picture], quality: int | None) -> None:
+    path = Path(path)
+    try:
+        content = encode_pages(pages, path.suffix, quality=quality)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
+    try:
+        write_whole(path, content)
+    except StorageError as error:
+        raise InputError(str(error)) from error
 
 
 def _fit(entry: Format, page: Picture) -> Picture:
@@ -174,17 +203,19 @@ def what_cannot_be_written(
     return None
 
 
-def output_suffix(path: str | os.PathLike[str]) -> str:
+def output_suffix(path: str | os.PathLike[str], content: bytes = b"") -> str:
     """The suffix under which the result of a picture file is written: mostly its own.
 
     Of formats that aren't written it is that of the nearest which is (.png for .gif, .tif for a
-    camera's raw file), and .png for a name without a picture's suffix.
+    camera's raw file). For a name without a picture's suffix it is that of the format that
+    `content` (the file's first 32 bytes are enough) has, or .png.
     """
     suffix = Path(path).suffix
     entry = by_suffix(path)
     if entry is None:
-        return ".png"
-    return dict(entry.instead).get(suffix.lower(), suffix)
+        entry = by_content(content[:32])
+        suffix = entry.suffixes[0] if entry else ".png"
+    return dict(entry.instead).get(suffix.lower(), suffix) if entry else suffix
 
 
 def _written_suffixes() -> list[str]:
@@ -260,6 +291,8 @@ __all__ = [
     "LeftOut",
     "Picture",
     "Survey",
+    "decode_pages",
+    "encode_pages",
     "find_pictures",
     "output_suffix",
     "read_pages",
