@@ -11,7 +11,7 @@ from PIL import Image
 from sa_flax.errors import InputError
 from sa_flax.pictures import limits
 from sa_flax.pictures.formats import FORMATS, Format, by_content, by_suffix
-from sa_flax.pictures.picture import Pages, Picture
+from sa_flax.pictures.picture import Pages, Picture, without_unknown
 from sa_flax.pictures.pillow import one_error, open_image, quiet_pillow
 from sa_flax.pictures.plugged import how_to_install
 
@@ -134,7 +134,7 @@ def _first(pages: Pages) -> Picture:
 
 
 def _rgb8(picture: Picture) -> np.ndarray:
-    pixels = picture.pixels
+    pixels = without_unknown(picture)
     if pixels.dtype.kind == "f":
         raise InputError("floating-point pictures have no fixed range; save it as 8 or 16 bits.")
     if pixels.dtype == np.uint16:
@@ -149,11 +149,6 @@ def _rgb8(picture: Picture) -> np.ndarray:
         return pixels
     image = Image.fromarray(pixels)
     if image.mode in ("LA", "RGBA"):
-        if picture.metadata.get("fourth"):
-            image = Image.fromarray(
-                np.ascontiguousarray(pixels[..., : pixels.shape[-1] - 1].squeeze())
-            )
-        else:
-            image = image.convert("RGBA")
-            image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
     return np.asarray(image.convert("RGB"))

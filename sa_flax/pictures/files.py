@@ -14,7 +14,7 @@ from sa_flax.pictures import limits
 from sa_flax.pictures.companions import fitting
 from sa_flax.pictures.decoding import decode, read_bytes
 from sa_flax.pictures.formats import FORMATS, SUFFIXES, Format, by_content, by_suffix
-from sa_flax.pictures.picture import Picture
+from sa_flax.pictures.picture import Picture, without_unknown
 from sa_flax.pictures.pillow import one_error, quiet_pillow
 from sa_flax.pictures.plugged import how_to_install
 
@@ -150,10 +150,9 @@ def _write(path: str | os.PathLike[str], pages: Sequence[Picture], quality: int 
 def _fit(entry: Format, page: Picture) -> Picture:
     """The page without what the format would take for something else."""
     metadata = page.metadata
-    pixels = np.ascontiguousarray(page.pixels, page.pixels.dtype.newbyteorder("="))
-    if metadata.get("fourth") and entry.name != "TIFF":  # it would become transparency
-        pixels = np.ascontiguousarray(pixels[..., :-1])
-        pixels = pixels[..., 0] if pixels.shape[-1] == 1 else pixels
+    # In other formats, a channel that is not known to be alpha would become it.
+    pixels = page.pixels if entry.name == "TIFF" else without_unknown(page)
+    pixels = np.ascontiguousarray(pixels, pixels.dtype.newbyteorder("="))
     if pixels.ndim == 3 and pixels.shape[-1] == 1:
         pixels = pixels[..., 0]
     return Picture(pixels, fitting(metadata, pixels))

@@ -344,6 +344,8 @@ def test_training_sees_eight_bits_and_no_transparency():
     assert (decode_rgb8(encoded(clear)) == 255).all()
     infrared = encoded(clear, {"fourth": True}, "tif")
     np.testing.assert_array_equal(decode_rgb8(infrared), expected)
+    one = encoded(clear[:1, :1], {"fourth": True}, "tif")
+    np.testing.assert_array_equal(decode_rgb8(one), expected[:1, :1])
     for dtype, reason in (("float32", "floating-point"), ("int16", "16-bit signed"),
                           ("uint32", "32-bit integers")):  # fmt: skip
         with pytest.raises(InputError, match=reason):
