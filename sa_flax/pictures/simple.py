@@ -40,7 +40,9 @@ def read_avif(data: bytes, limit: int) -> Pages:
 
     def picture(number: int) -> Picture:
         if deep:
-            raise InputError("has more than 8 bits, which AVIF files can't be read with yet.")
+            raise InputError(
+                "has 10 or 12 bits, of which 8 would be read; save it as 16-bit PNG or TIFF."
+            )
         return pages.read(number)
 
     return Pages(pages.number, picture, moving=True)
@@ -101,7 +103,7 @@ _PNM = re.compile(rb"(P[2356])(?:\s|#[^\n]*\n)+(\d+)(?:\s|#[^\n]*\n)+(\d+)(?:\s|
 
 def read_pnm(data: bytes, limit: int) -> Pages:
     """A PBM, PGM or PPM file; see `decoding.decode`. Pillow reads those of up to 8 bits."""
-    header = _PNM.match(data)
+    header = _PNM.match(data[:4096])
     if header is None or int(header[4]) < 256:
         return _by_pillow(data, "PPM", limit)
     kind, (width, height, top) = header[1], (int(header[i]) for i in (2, 3, 4))

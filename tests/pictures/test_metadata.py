@@ -267,6 +267,14 @@ def test_exif_of_either_order_goes_into_tiff(tmp_path):
         assert inner[0xA002] == 10
 
 
+def test_resolutions_change_places_with_the_sides(tmp_path):
+    for kind, suffix in (("PNG", ".png"), ("TIFF", ".tif"), ("JPEG", ".jpg")):
+        content = saved(PIXELS, kind, exif=camera_exif(orientation=6), dpi=(300, 150))
+        _, result = through(tmp_path, content, suffix)
+        with Image.open(io.BytesIO(result)) as image:
+            assert image.info["dpi"] == pytest.approx((150, 300), abs=0.02)
+
+
 def test_more_exif_than_jpeg_has_room_for(tmp_path):
     exif = camera_exif(notes=bytes(100_000))
     write_picture(tmp_path / "a.jpg", Picture(PIXELS, {"exif": exif, "xmp": b"x" * 70_000}))
