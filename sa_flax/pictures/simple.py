@@ -34,18 +34,12 @@ def read_avif(data: bytes, limit: int) -> Pages:
       InputError: for one of more than 8 bits, of which Pillow would keep 8.
     """
     _check_isobmff_size(data, limit)
-    pages = _by_pillow(data, "AVIF", limit)
     place = data.find(b"av1C")
-    deep = place >= 0 and len(data) > place + 6 and bool(data[place + 6] & 0x40)
-
-    def picture(number: int) -> Picture:
-        if deep:
-            raise InputError(
-                "has 10 or 12 bits, of which 8 would be read; save it as 16-bit PNG or TIFF."
-            )
-        return pages.read(number)
-
-    return Pages(pages.number, picture, moving=True)
+    if place >= 0 and len(data) > place + 6 and data[place + 6] & 0x40:  # high_bitdepth
+        raise InputError(
+            "has 10 or 12 bits, of which 8 would be read; save it as 16-bit PNG or TIFF."
+        )
+    return _by_pillow(data, "AVIF", limit)
 
 
 def _check_isobmff_size(data: bytes, limit: int) -> None:
