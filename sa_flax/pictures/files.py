@@ -58,11 +58,20 @@ def decode_pages(
     Raises:
       InputError: as `read_pages`; the message names no file.
     """
-    limit = limits.most_pixels(most_pixels)
+    return _decode(encoded, name, limits.most_pixels(most_pixels), several=True)
+
+
+def _decode(encoded: bytes, name: str, limit: int, *, several: bool) -> list[Picture]:
     with quiet_pillow():
         pages = decode(encoded, name=name, limit=limit)
-        if pages.number > 1 and pages.moving:
-            raise InputError(f"is an animation of {pages.number} frames; save one as a picture.")
+        if pages.number > 1:
+            if pages.moving:
+                raise InputError(
+                    f"is an animation of {pages.number} frames; save one as a picture."
+                )
+            if not several:
+                raise InputError(f"holds {pages.number} pages; save one as a picture.")
+            limits.check_size(*pages.size, limit, pages=pages.number)
         with one_error():
             return [pages.read(number) for number in range(pages.number)]
 
@@ -71,12 +80,9 @@ def _read(path: str | os.PathLike[str], most_pixels: int | None, *, several: boo
     path = Path(path)
     limit = limits.most_pixels(most_pixels)
     try:
-        pages = decode_pages(read_bytes(path, limit), name=path.name, most_pixels=limit)
-        if len(pages) > 1 and not several:
-            raise InputError(f"holds {len(pages)} pages; save one as a picture.")
+        return _decode(read_bytes(path, limit), path.name, limit, several=several)
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
-    return pages
 
 
 def write_picture(

@@ -34,11 +34,13 @@ class Pages(NamedTuple):
       number: how many pictures it holds, not counting previews.
       read: decodes one, by its number.
       moving: whether they are the frames of an animation.
+      size: width and height of the largest of several pages.
     """
 
     number: int
     read: Callable[[int], Picture]
     moving: bool = False
+    size: tuple[int, int] = (1, 1)
 
 
 def without_unknown(picture: Picture) -> np.ndarray:

@@ -53,12 +53,13 @@ def read(data: bytes, limit: int) -> Pages:
             f"is an ImageJ stack of {described} pictures in one page; save it page by page."
         )
     for page in pages:
-        check_size(page.imagewidth, page.imagelength, limit, pages=len(pages))
+        check_size(page.imagewidth, page.imagelength, limit)
+    largest = max(pages, key=lambda page: page.imagewidth * page.imagelength)
 
     def picture(number: int) -> Picture:
         return _picture(data, pages[number], limit)
 
-    return Pages(len(pages), picture)
+    return Pages(len(pages), picture, size=(largest.imagewidth, largest.imagelength))
 
 
 def _without_thumbnails(pages: list[tifffile.TiffPage]) -> list[tifffile.TiffPage]:

@@ -47,6 +47,8 @@ def test_pages_count_together(tmp_path):
     assert len(read_pages(tmp_path / "a.tif", most_pixels=3600)) == 3
     with pytest.raises(InputError, match="3 pages of 40 x 30"):
         read_pages(tmp_path / "a.tif", most_pixels=3599)
+    # Training takes the first, whatever there is besides.
+    assert read_rgb8(tmp_path / "a.tif", most_pixels=1200).shape == (30, 40, 3)
 
 
 def test_a_raised_limit_reaches_pillow(tmp_path, monkeypatch, restore_pillow):
