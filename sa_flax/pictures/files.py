@@ -94,8 +94,8 @@ def write_picture(
       path: where to; folders that are missing are made.
       picture: pixels and metadata, of which the format's share is written.
       quality: 1 to 100, for the formats that lose something. Without it, JPEG is written as it came
-        (quantisation tables and subsampling), WebP without loss unless it came with loss, and a
-        picture from another format at a quality that hides the loss.
+        (quantisation tables and subsampling), WebP without loss unless the picture came with loss,
+        and all else at a quality that hides the loss.
 
     Raises:
       InputError: naming the file, where `what_cannot_be_written` says so, for a wrong quality, and

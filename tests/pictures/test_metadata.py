@@ -245,6 +245,8 @@ def test_webp_is_lossless_where_it_was_and_on_request_not(tmp_path):
     assert np.abs(again.astype(float) - lossy.pixels).mean() < 2
     write_picture(tmp_path / "c.webp", picture, quality=50)
     assert b"VP8L" not in (tmp_path / "c.webp").read_bytes()
+    _, from_jpeg = through(tmp_path, saved(SMOOTH, "JPEG"), ".jpg", ".webp")
+    assert b"VP8L" not in from_jpeg
     write_picture(tmp_path / "d.webp", Picture(noise, {}))
     np.testing.assert_array_equal(read_picture(tmp_path / "d.webp").pixels, noise)
 
