@@ -7,6 +7,8 @@ from sa_flax.pictures.decoding import decode_rgb8, read_rgb8
 from sa_flax.pictures.files import (
     LeftOut,
     Survey,
+    decode_pages,
+    encode_pages,
     find_pictures,
     output_suffix,
     read_pages,
@@ -32,7 +34,9 @@ __all__ = [
     "LeftOut",
     "Picture",
     "Survey",
+    "decode_pages",
     "decode_rgb8",
+    "encode_pages",
     "find_pictures",
     "from_unit",
     "on_colours",

@@ -42,12 +42,13 @@ def companions(
     tags, order = directory or read_exif(exif or b"")
     packet, turn = carried_xmp(xmp or b"")
     turn = orientation(tags, order) if 0x0112 in tags else turn
-    if kept := pack_exif(carried(tags), order):
+    turned = turn > 4
+    if kept := pack_exif(carried(tags, turned=turned), order):
         metadata["exif"] = kept
     if packet.strip(b"\0 \n"):
         metadata["xmp"] = packet
     if dpi and all(0.01 < d < 1e6 for d in dpi):
-        metadata["dpi"] = (float(dpi[0]), float(dpi[1]))
+        metadata["dpi"] = (float(dpi[turned]), float(dpi[not turned]))
     if text:
         metadata["text"] = tuple(text)
     return metadata, turn

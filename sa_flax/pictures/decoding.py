@@ -10,10 +10,13 @@ from PIL import Image
 
 from sa_flax.errors import InputError
 from sa_flax.pictures import limits
-from sa_flax.pictures.formats import FORMATS, by_content, by_suffix
-from sa_flax.pictures.picture import Pages, Picture
-from sa_flax.pictures.pillow import one_error, quiet_pillow
+from sa_flax.pictures.formats import FORMATS, Format, by_content, by_suffix
+from sa_flax.pictures.picture import Pages, Picture, without_unknown
+from sa_flax.pictures.pillow import one_error, open_image, quiet_pillow
 from sa_flax.pictures.plugged import how_to_install
+
+# From so many bytes on, a file's header is read before the rest.
+_LARGE = 2**25
 
 
 def read_bytes(path: str | os.PathLike[str], limit: int) -> bytes:
@@ -30,7 +33,10 @@ def read_bytes(path: str | os.PathLike[str], limit: int) -> bytes:
         if not stat.S_ISREG(mode):
             raise InputError("is a pipe or a device, not a file.")
         with open(path, "rb") as file:
-            limits.check_bytes(os.fstat(file.fileno()).st_size, limit)
+            size = os.fstat(file.fileno()).st_size
+            limits.check_bytes(size, limit)
+            if size > _LARGE:
+                _check_header(file, Path(path), size, limit)
             return file.read()
     except FileNotFoundError as error:
         broken = os.path.islink(path)
@@ -40,6 +46,34 @@ def read_bytes(path: str | os.PathLike[str], limit: int) -> bytes:
         raise InputError(f"can't be opened ({error.strerror}).") from error
     except MemoryError as error:
         raise InputError("needs more memory than there is; cut it into parts.") from error
+
+
+def _check_header(file: BinaryIO, path: Path, size: int, limit: int) -> None:
+    """Raises InputError for a large file that can't be a picture, by its header alone."""
+    entry = _format_of(file.read(32), path)
+    file.seek(0)
+    # Pillow reads the others whole, or they may hold more than a picture: layers, previews.
+    kind = {"PNG": "PNG", "JPEG": "JPEG", "BMP": "BMP", "GIF": "GIF", "PNM": "PPM"}.get(entry.name)
+    if kind is None:
+        return
+    try:
+        width, height = open_image(file, kind, limit).size
+        limits.check_bytes(size, width * height)
+    except limits.TooLargeError:
+        raise
+    except InputError:  # broken, perhaps only beside the pixels; its reader will know
+        pass
+    finally:
+        file.seek(0)
+
+
+def _format_of(start: bytes, name: str | os.PathLike[str]) -> Format:
+    named = by_suffix(name)
+    entry = named if named is not None and not named.start else by_content(start)
+    if entry is None:
+        known = ", ".join(e.name for e in FORMATS if e.start)
+        raise InputError(f"not a readable picture (none of {known} by its content).")
+    return entry
 
 
 def decode(data: bytes, *, name: str | os.PathLike[str] = "", limit: int) -> Pages:
@@ -58,11 +92,7 @@ def decode(data: bytes, *, name: str | os.PathLike[str] = "", limit: int) -> Pag
       InputError: for what is no picture, needs a package that is not installed, or is larger than
         `limit`. The message does not name the file.
     """
-    named = by_suffix(name)
-    entry = named if named is not None and not named.start else by_content(data[:32])
-    if entry is None:
-        known = ", ".join(e.name for e in FORMATS if e.start)
-        raise InputError(f"not a readable picture (none of {known} by its content).")
+    entry = _format_of(data[:32], name)
     if entry.is_missing:
         raise InputError(f"{entry.name} {how_to_install(entry.extra)}")
     with one_error():
@@ -104,7 +134,7 @@ def _first(pages: Pages) -> Picture:
 
 
 def _rgb8(picture: Picture) -> np.ndarray:
-    pixels = picture.pixels
+    pixels = without_unknown(picture)
     if pixels.dtype.kind == "f":
         raise InputError("floating-point pictures have no fixed range; save it as 8 or 16 bits.")
     if pixels.dtype == np.uint16:
@@ -119,11 +149,6 @@ def _rgb8(picture: Picture) -> np.ndarray:
         return pixels
     image = Image.fromarray(pixels)
     if image.mode in ("LA", "RGBA"):
-        if picture.metadata.get("fourth"):
-            image = Image.fromarray(
-                np.ascontiguousarray(pixels[..., : pixels.shape[-1] - 1].squeeze())
-            )
-        else:
-            image = image.convert("RGBA")
-            image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
     return np.asarray(image.convert("RGB"))

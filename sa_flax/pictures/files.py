@@ -1,5 +1,6 @@
 """Picture files in and out, keeping what a person would miss; and which of them a folder holds."""
 
+import io
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,8 +13,8 @@ from sa_flax.files import write_whole
 from sa_flax.pictures import limits
 from sa_flax.pictures.companions import fitting
 from sa_flax.pictures.decoding import decode, read_bytes
-from sa_flax.pictures.formats import FORMATS, SUFFIXES, Format, by_suffix
-from sa_flax.pictures.picture import Picture
+from sa_flax.pictures.formats import FORMATS, SUFFIXES, Format, by_content, by_suffix
+from sa_flax.pictures.picture import Picture, without_unknown
 from sa_flax.pictures.pillow import one_error, quiet_pillow
 from sa_flax.pictures.plugged import how_to_install
 
@@ -44,21 +45,42 @@ def read_pages(path: str | os.PathLike[str], *, most_pixels: int | None = None) 
     return _read(path, most_pixels, several=True)
 
 
+def decode_pages(
+    encoded: bytes, *, name: str = "", most_pixels: int | None = None
+) -> list[Picture]:
+    """`read_pages` for the content of a file, from a pipe say.
+
+    Args:
+      encoded: the content.
+      name: its name, where it has one: cameras' raw files are told by nothing else.
+      most_pixels: as for `read_picture`.
+
+    Raises:
+      InputError: as `read_pages`; the message names no file.
+    """
+    return _decode(encoded, name, limits.most_pixels(most_pixels), several=True)
+
+
+def _decode(encoded: bytes, name: str, limit: int, *, several: bool) -> list[Picture]:
+    with quiet_pillow():
+        pages = decode(encoded, name=name, limit=limit)
+        if pages.number > 1:
+            if pages.moving:
+                raise InputError(
+                    f"is an animation of {pages.number} frames; save one as a picture."
+                )
+            if not several:
+                raise InputError(f"holds {pages.number} pages; save one as a picture.")
+            limits.check_size(*pages.size, limit, pages=pages.number)
+        with one_error():
+            return [pages.read(number) for number in range(pages.number)]
+
+
 def _read(path: str | os.PathLike[str], most_pixels: int | None, *, several: bool) -> list[Picture]:
     path = Path(path)
     limit = limits.most_pixels(most_pixels)
     try:
-        data = read_bytes(path, limit)
-        with quiet_pillow():
-            pages = decode(data, name=path.name, limit=limit)
-            if pages.number > 1 and pages.moving:
-                raise InputError(
-                    f"is an animation of {pages.number} frames; save one as a picture."
-                )
-            if pages.number > 1 and not several:
-                raise InputError(f"holds {pages.number} pages; save one as a picture.")
-            with one_error():
-                return [pages.read(number) for number in range(pages.number)]
+        return _decode(read_bytes(path, limit), path.name, limit, several=several)
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
 
@@ -72,8 +94,8 @@ def write_picture(
       path: where to; folders that are missing are made.
       picture: pixels and metadata, of which the format's share is written.
       quality: 1 to 100, for the formats that lose something. Without it, JPEG is written as it came
-        (quantisation tables and subsampling), WebP without loss unless it came with loss, and a
-        picture from another format at a quality that hides the loss.
+        (quantisation tables and subsampling), WebP without loss unless the picture came with loss,
+        and all else at a quality that hides the loss.
 
     Raises:
       InputError: naming the file, where `what_cannot_be_written` says so, for a wrong quality, and
@@ -89,42 +111,54 @@ def write_pages(
     _write(path, pages, quality)
 
 
-def _write(path: str | os.PathLike[str], pages: Sequence[Picture], quality: int | None) -> None:
-    path = Path(path)
+def encode_pages(pages: Sequence[Picture], suffix: str, *, quality: int | None = None) -> bytes:
+    """The content that `write_pages` writes to a file with this suffix, for a pipe say.
+
+    Raises:
+      InputError: as `write_picture`; the message names no file.
+    """
     if quality is not None and not 1 <= quality <= 100:
         raise InputError(f"the quality must be 1 to 100; got {quality}.")
-    entry = by_suffix(path)
+    entry = by_suffix(f"a{suffix}")
     if entry is None:
-        raise InputError(
-            f"{path}: can't write this kind of file; use {', '.join(_written_suffixes())}."
-        )
+        raise InputError(f"can't write this kind of file; use {', '.join(_written_suffixes())}.")
     pages = [_fit(entry, page) for page in pages]
     for page in pages:
-        if reason := what_cannot_be_written(path, page.pixels, pages=len(pages)):
-            raise InputError(f"{path}: can't be written ({reason}).")
+        if reason := what_cannot_be_written(f"a{suffix}", page.pixels, pages=len(pages)):
+            raise InputError(f"can't be written ({reason}).")
+    file = io.BytesIO()
     try:
         with quiet_pillow():
             if len(pages) > 1:
                 from sa_flax.pictures.tiff_writer import write_pages as write_tiff_pages
 
-                write_whole(path, lambda file: write_tiff_pages(file, pages))
+                write_tiff_pages(file, pages)
             else:
-                writer = entry.function(entry.writer)
-                write_whole(path, lambda file: writer(file, pages[0], quality))
-    except StorageError as error:
-        raise InputError(str(error)) from error
+                entry.function(entry.writer)(file, pages[0], quality)
     except Exception as error:  # an encoder's
         reason = " ".join(str(error).split()).rstrip(".") or type(error).__name__
-        raise InputError(f"{path}: can't be written ({reason[:200]}).") from error
+        raise InputError(f"can't be written ({reason[:200]}).") from error
+    return file.getvalue()
+
+
+def _write(path: str | os.PathLike[str], pages: Sequence[Picture], quality: int | None) -> None:
+    path = Path(path)
+    try:
+        content = encode_pages(pages, path.suffix, quality=quality)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
+    try:
+        write_whole(path, content)
+    except StorageError as error:
+        raise InputError(str(error)) from error
 
 
 def _fit(entry: Format, page: Picture) -> Picture:
     """The page without what the format would take for something else."""
     metadata = page.metadata
-    pixels = np.ascontiguousarray(page.pixels, page.pixels.dtype.newbyteorder("="))
-    if metadata.get("fourth") and entry.name != "TIFF":  # it would become transparency
-        pixels = np.ascontiguousarray(pixels[..., :-1])
-        pixels = pixels[..., 0] if pixels.shape[-1] == 1 else pixels
+    # In other formats, a channel that is not known to be alpha would become it.
+    pixels = page.pixels if entry.name == "TIFF" else without_unknown(page)
+    pixels = np.ascontiguousarray(pixels, pixels.dtype.newbyteorder("="))
     if pixels.ndim == 3 and pixels.shape[-1] == 1:
         pixels = pixels[..., 0]
     return Picture(pixels, fitting(metadata, pixels))
@@ -174,17 +208,19 @@ def what_cannot_be_written(
     return None
 
 
-def output_suffix(path: str | os.PathLike[str]) -> str:
+def output_suffix(path: str | os.PathLike[str], content: bytes = b"") -> str:
     """The suffix under which the result of a picture file is written: mostly its own.
 
     Of formats that aren't written it is that of the nearest which is (.png for .gif, .tif for a
-    camera's raw file), and .png for a name without a picture's suffix.
+    camera's raw file). For a name without a picture's suffix it is that of the format that
+    `content` (the file's first 32 bytes are enough) has, or .png.
     """
     suffix = Path(path).suffix
     entry = by_suffix(path)
     if entry is None:
-        return ".png"
-    return dict(entry.instead).get(suffix.lower(), suffix)
+        entry = by_content(content[:32])
+        suffix = entry.suffixes[0] if entry else ".png"
+    return dict(entry.instead).get(suffix.lower(), suffix) if entry else suffix
 
 
 def _written_suffixes() -> list[str]:
@@ -262,6 +298,8 @@ __all__ = [
     "LeftOut",
     "Picture",
     "Survey",
+    "decode_pages",
+    "encode_pages",
     "find_pictures",
     "output_suffix",
     "read_pages",

@@ -27,7 +27,6 @@ class Format:
       numbers: what numbers it holds.
       alpha: whether it holds transparency.
       side: its longest side, in pixels.
-      quality: whether pictures are written with a loss that can be chosen.
       package: what must be installed for it;
       extra: by the name that pip knows it under.
     """
@@ -41,7 +40,6 @@ class Format:
     numbers: tuple[str, ...] = ("uint8",)
     alpha: bool = False
     side: int = 2**31 - 1
-    quality: bool = False
     package: str = ""
     extra: str = ""
 
@@ -58,38 +56,12 @@ class Format:
 
 _DEEP = ("uint8", "uint16")
 _ALL = (
-    *_DEEP,
-    "uint32",
-    "uint64",
-    "int8",
-    "int16",
-    "int32",
-    "int64",
-    "float16",
-    "float32",
-    "float64",
+    *("uint8", "uint16", "uint32", "uint64", "int8", "int16", "int32", "int64"),
+    *("float16", "float32", "float64"),
 )
 _RAW = (
-    ".dng",
-    ".cr2",
-    ".cr3",
-    ".crw",
-    ".nef",
-    ".nrw",
-    ".arw",
-    ".srf",
-    ".sr2",
-    ".raf",
-    ".orf",
-    ".rw2",
-    ".pef",
-    ".srw",
-    ".3fr",
-    ".iiq",
-    ".erf",
-    ".kdc",
-    ".mrw",
-    ".x3f",
+    *(".dng", ".cr2", ".cr3", ".crw", ".nef", ".nrw", ".arw", ".srf", ".sr2", ".raf", ".orf"),
+    *(".rw2", ".pef", ".srw", ".3fr", ".iiq", ".erf", ".kdc", ".mrw", ".x3f"),
 )
 _HEIF = rb"....ftyp(heic|heix|heim|heis|hevc|hevx|mif1|msf1)"
 
@@ -111,7 +83,6 @@ FORMATS = (
         "jpeg:read",
         "jpeg:write",
         side=65535,
-        quality=True,
     ),
     Format(
         "TIFF",
@@ -130,7 +101,6 @@ FORMATS = (
         "webp:write",
         alpha=True,
         side=16383,
-        quality=True,
     ),
     Format("BMP", (".bmp", ".dib"), rb"BM", "simple:read_bmp", "simple:write_bmp"),
     Format(
@@ -151,7 +121,6 @@ FORMATS = (
         "simple:write_avif",
         alpha=True,
         side=65535,
-        quality=True,
     ),
     Format(
         "HEIC",
@@ -162,7 +131,6 @@ FORMATS = (
         numbers=_DEEP,
         alpha=True,
         side=8192,
-        quality=True,
         package="pillow_heif",
         extra="heif",
     ),
@@ -173,7 +141,6 @@ FORMATS = (
         "plugged:read_jxl",
         writer="plugged:write_jxl",
         alpha=True,
-        quality=True,
         package="pillow_jxl",
         extra="jxl",
     ),

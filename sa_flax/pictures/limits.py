@@ -11,8 +11,14 @@ VARIABLE = "SA_FLAX_MOST_PIXELS"
 # What may stand beside the pixels: a profile, EXIF data or a text that is larger is left out.
 MOST_COMPANION_BYTES = 16 * 2**20
 
-# Uncompressed, a pixel takes at most this: four channels of 64 bits.
-_BYTES_A_PIXEL = 32
+# Uncompressed, a pixel takes at most this: four channels of 32 bits.
+_BYTES_A_PIXEL = 16
+# What else a file may hold: previews, layers, the film of a moving photograph.
+_BYTES_BESIDE = 2**28
+
+
+class TooLargeError(InputError):
+    """A file or a picture is larger than the limits allow."""
 
 
 def most_pixels(asked: int | None = None) -> int:
@@ -34,25 +40,28 @@ def most_pixels(asked: int | None = None) -> int:
 
 
 def check_size(width: int, height: int, limit: int, *, pages: int = 1) -> None:
-    """Raises InputError for a picture whose header claims more pixels than `limit`."""
+    """Raises TooLargeError for a picture whose header claims more pixels than `limit`.
+
+    InputError for one that claims to have none.
+    """
     if width < 1 or height < 1:
         raise InputError(f"not a readable picture (it claims to be {width} x {height} pixels).")
     count = width * height * pages
     if count > limit:
         each = f"{pages} pages of {width} x {height}" if pages > 1 else f"{width} x {height}"
-        raise InputError(
+        raise TooLargeError(
             f"claims to have {each} pixels; at most {limit / 1e6:.0f} million pixels are decoded. "
             f"If it has them, raise the limit (the environment's {VARIABLE}={count}), or cut it "
             "into parts."
         )
 
 
-def check_bytes(count: int, limit: int) -> None:
-    """Raises InputError for a file that is larger than any picture of `limit` pixels can be."""
-    most = limit * _BYTES_A_PIXEL + MOST_COMPANION_BYTES
+def check_bytes(count: int, pixels: int) -> None:
+    """Raises TooLargeError for a file that is larger than any picture of so many pixels can be."""
+    most = pixels * _BYTES_A_PIXEL + _BYTES_BESIDE
     if count > most:
-        raise InputError(
-            f"is {count / 1e9:.1f} GB large; a picture of {limit / 1e6:.0f} million pixels, the "
-            f"most that are decoded, takes {most / 1e9:.1f} GB at most. Raise the limit (the "
-            f"environment's {VARIABLE}), or cut it into parts."
+        raise TooLargeError(
+            f"is {count / 1e9:.1f} GB large; a picture of {pixels / 1e6:.3g} million pixels takes "
+            f"{most / 1e9:.1f} GB at most. If it has more, raise the limit (the environment's "
+            f"{VARIABLE}), or cut it into parts."
         )

@@ -18,7 +18,8 @@ class Picture:
         applied.
       metadata: what is written again beside the pixels, as far as the format can hold it:
         `icc_profile`, `exif`, `xmp` (bytes), `dpi` (x, y), `text` (pairs of name and text), and
-        how the file was compressed. What shows the picture itself (previews, thumbnails, layers)
+        how the file was compressed; `fourth`, where the last channel is something else than alpha.
+        What shows the picture itself (previews, thumbnails, layers)
         is not among it.
     """
 
@@ -33,11 +34,21 @@ class Pages(NamedTuple):
       number: how many pictures it holds, not counting previews.
       read: decodes one, by its number.
       moving: whether they are the frames of an animation.
+      size: width and height of the largest of several pages.
     """
 
     number: int
     read: Callable[[int], Picture]
     moving: bool = False
+    size: tuple[int, int] = (1, 1)
+
+
+def without_unknown(picture: Picture) -> np.ndarray:
+    """The pixels without a last channel that the file did not say to be alpha (`fourth`)."""
+    if not picture.metadata.get("fourth"):
+        return picture.pixels
+    known = picture.pixels[..., :-1]
+    return np.ascontiguousarray(known[..., 0] if known.shape[-1] == 1 else known)
 
 
 def upright(pixels: np.ndarray, orientation: int) -> np.ndarray:

@@ -4,12 +4,13 @@ import contextlib
 import io
 import warnings
 from collections.abc import Iterator
+from typing import BinaryIO
 
 import numpy as np
 from PIL import Image
 
 from sa_flax.errors import InputError
-from sa_flax.pictures.limits import VARIABLE, check_size
+from sa_flax.pictures.limits import VARIABLE, TooLargeError, check_size
 
 
 @contextlib.contextmanager
@@ -42,19 +43,21 @@ def one_error() -> Iterator[None]:
         raise InputError(f"not a readable picture ({reason[:200]}).") from error
 
 
-def open_image(data: bytes, kind: str, limit: int) -> Image.Image:
+def open_image(data: bytes | BinaryIO, kind: str, limit: int) -> Image.Image:
     """A picture in Pillow's format `kind`, its header read.
 
     Raises:
-      InputError: for what is none, and for one of more than `limit` pixels.
+      InputError: for what is none;
+      TooLargeError: for one of more than `limit` pixels.
     """
     if Image.MAX_IMAGE_PIXELS is not None and limit > 2 * Image.MAX_IMAGE_PIXELS:
         Image.MAX_IMAGE_PIXELS = (limit + 1) // 2  # Pillow refuses from twice as many on
     with one_error():
         try:
-            image = Image.open(io.BytesIO(data), formats=(kind,))
+            file = io.BytesIO(data) if isinstance(data, bytes) else data
+            image = Image.open(file, formats=(kind,))
         except Image.DecompressionBombError as error:
-            raise InputError(
+            raise TooLargeError(
                 f"claims to have more than {limit / 1e6:.0f} million pixels, the most that are "
                 f"decoded. If it has them, raise the limit (the environment's {VARIABLE}), or cut "
                 "it into parts."

@@ -118,12 +118,13 @@ def _metadata(chunks: list[_Chunk]) -> tuple[dict[str, Any], int]:
     profile = exif = xmp = dpi = None
     texts: list[tuple[str, str]] = []
     colour = {}
+    room = MOST_COMPANION_BYTES  # for all texts together
     for chunk in chunks:
         if chunk.name in _PIXELS or not chunk.whole:
             continue
-        if chunk.name == b"iCCP":
+        if chunk.name == b"iCCP" and profile is None:
             _, _, packed = chunk.data.partition(b"\0")
-            profile = _unpacked(packed[1:], MOST_COMPANION_BYTES)
+            profile = _unpacked(packed[1:], MOST_COMPANION_BYTES) or b""
         elif chunk.name == b"eXIf":
             exif = chunk.data
         elif chunk.name == b"pHYs" and len(chunk.data) == 9 and chunk.data[8] == 1:
@@ -131,7 +132,11 @@ def _metadata(chunks: list[_Chunk]) -> tuple[dict[str, Any], int]:
             dpi = (across * _INCH, down * _INCH)
         elif chunk.name in _COLOUR:
             colour[chunk.name] = chunk.data
-        elif chunk.name in (b"tEXt", b"zTXt", b"iTXt") and (text := _text(chunk)) is not None:
+        elif chunk.name in (b"tEXt", b"zTXt", b"iTXt") and room > 0:
+            text = _text(chunk)
+            room -= _MOST_TEXT if text is None else len(text[1])
+            if text is None:
+                continue
             name, value = text
             if name == _XMP:
                 xmp = value.encode()

@@ -34,16 +34,12 @@ def read_avif(data: bytes, limit: int) -> Pages:
       InputError: for one of more than 8 bits, of which Pillow would keep 8.
     """
     _check_isobmff_size(data, limit)
-    pages = _by_pillow(data, "AVIF", limit)
     place = data.find(b"av1C")
-    deep = place >= 0 and len(data) > place + 6 and bool(data[place + 6] & 0x40)
-
-    def picture(number: int) -> Picture:
-        if deep:
-            raise InputError("has more than 8 bits, which AVIF files can't be read with yet.")
-        return pages.read(number)
-
-    return Pages(pages.number, picture, moving=True)
+    if place >= 0 and len(data) > place + 6 and data[place + 6] & 0x40:  # high_bitdepth
+        raise InputError(
+            "has 10 or 12 bits, of which 8 would be read; save it as 16-bit PNG or TIFF."
+        )
+    return _by_pillow(data, "AVIF", limit)
 
 
 def _check_isobmff_size(data: bytes, limit: int) -> None:
@@ -101,7 +97,7 @@ _PNM = re.compile(rb"(P[2356])(?:\s|#[^\n]*\n)+(\d+)(?:\s|#[^\n]*\n)+(\d+)(?:\s|
 
 def read_pnm(data: bytes, limit: int) -> Pages:
     """A PBM, PGM or PPM file; see `decoding.decode`. Pillow reads those of up to 8 bits."""
-    header = _PNM.match(data)
+    header = _PNM.match(data[:4096])
     if header is None or int(header[4]) < 256:
         return _by_pillow(data, "PPM", limit)
     kind, (width, height, top) = header[1], (int(header[i]) for i in (2, 3, 4))

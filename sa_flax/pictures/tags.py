@@ -12,6 +12,7 @@ from sa_flax.pictures.limits import MOST_COMPANION_BYTES
 
 ORIENTATION = 0x0112
 DIRECTORIES = {0x8769, 0x8825, 0xA005}  # EXIF, GPS, interoperability: their value is a directory
+_ACROSS, _DOWN = 282, 283
 _EXIF, _MAKER_NOTE, _WIDTH, _HEIGHT = 0x8769, 0x927C, 0xA002, 0xA003
 
 # Of a picture's first directory, what is carried: words about it (titles, makers, dates, rights,
@@ -22,12 +23,14 @@ _CARRIED = {
     *(33550, 33922, 34264, 34735, 34736, 34737, 42112, 42113),
     *DIRECTORIES,
 }
+_READ = {*_CARRIED, ORIENTATION, 700, 34675}
 _SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4}
 _WIDE = {16: 8, 17: 8, 18: 8}
 # Of what byte groups must be turned about where the byte order changes.
 _TURNED = {3: 2, 4: 4, 5: 4, 8: 2, 9: 4, 10: 4, 11: 4, 12: 8, 13: 4}
 _JPEG = b"\xff\xd8\xff"
 _MOST_FIELDS = 4096
+_MOST_XMP = 2**22
 
 
 class Field(NamedTuple):
@@ -53,6 +56,8 @@ def read_directory(data: bytes, order: str, offset: int, *, big: bool = False) -
 
 
 def _read(data: bytes, order: str, offset: int, big: bool, depth: int) -> Directory:
+    """`depth` is 0 for a picture's first directory, of which nothing but `_READ` is looked at."""
+    room = MOST_COMPANION_BYTES  # for all fields together, which may be the same bytes
     head, entry, word = ("Q", "HHQ", "Q") if big else ("H", "HHI", "I")
     found: Directory = {}
     try:
@@ -70,13 +75,14 @@ def _read(data: bytes, order: str, offset: int, big: bool, depth: int) -> Direct
         except struct.error:
             break
         size = {**_SIZES, **_WIDE}.get(kind, 0) * number
-        if not 0 < size <= MOST_COMPANION_BYTES:
+        if not 0 < size <= room or tag in found or (depth == 0 and tag not in _READ):
             continue
         if size > inline:
             where = pointer
         value = data[where : where + size]
-        if len(value) != size or tag in found:
+        if len(value) != size:
             continue
+        room -= size
         if tag not in DIRECTORIES:
             if kind in _SIZES:
                 found[tag] = Field(kind, bytes(value))
@@ -151,12 +157,13 @@ def orientation(directory: Directory, order: str) -> int:
     return 1
 
 
-def carried(directory: Directory) -> Directory:
-    """What of a picture's first directory is written again; the orientation is applied."""
-    turned = False
-    field = directory.get(ORIENTATION)
-    if isinstance(field, Field):
-        turned = bytes(field.data[:2]).strip(b"\0") in (b"\5", b"\6", b"\7", b"\x08")
+def carried(directory: Directory, *, turned: bool = False) -> Directory:
+    """What of a picture's first directory is written again, the orientation being applied.
+
+    Args:
+      directory: as it was read.
+      turned: whether height and width are exchanged by that.
+    """
     kept: Directory = {}
     for tag, field in directory.items():
         if tag not in _CARRIED:
@@ -166,6 +173,8 @@ def carried(directory: Directory) -> Directory:
                 kept[tag] = field
         elif inner := _carried_below(field, turned):
             kept[tag] = inner
+    if turned and _ACROSS in kept and _DOWN in kept:
+        kept[_ACROSS], kept[_DOWN] = kept[_DOWN], kept[_ACROSS]
     return kept
 
 
@@ -190,13 +199,7 @@ def without_notes(exif: bytes) -> bytes:
     return pack_exif(directory, order)
 
 
-_XMP_COPIES = (
-    rb"<(\w+):Thumbnails\b[^>]*/>",
-    rb"<(\w+):Thumbnails\b.*?</\1:Thumbnails\s*>",
-    rb"<(\w+):image\b(?=[^>]*>\s*/9j/).*?</\1:image\s*>",
-    rb"\s(?:GImage|GDepth|GAudio|GCamera\w*):Data\s*=\s*\"[^\"]*\"",
-    rb"\s(?:GImage|GDepth|GAudio|GCamera\w*):Data\s*=\s*'[^']*'",
-)
+_XMP_DATA = rb"\s(?:GImage|GDepth|GAudio):Data\s*=\s*(?:\"[^\"]*\"|'[^']*')"
 _XMP_ORIENTATION = (
     rb"\stiff:Orientation\s*=\s*[\"']\s*(\d)\s*[\"']",
     rb"<tiff:Orientation\s*>\s*(\d)\s*</tiff:Orientation\s*>",
@@ -205,14 +208,40 @@ _XMP_ORIENTATION = (
 
 def carried_xmp(xmp: bytes) -> tuple[bytes, int]:
     """An XMP packet without thumbnails and orientation, and the orientation that it names."""
-    if len(xmp) > MOST_COMPANION_BYTES:
+    if len(xmp) > _MOST_XMP:
         return b"", 1
+    for name in (b"Thumbnails", b"image"):  # elements of these names hold nothing else
+        xmp = _without_elements(xmp, name)
+    xmp = re.sub(_XMP_DATA, b"", xmp)
     found = 1
-    for pattern in _XMP_COPIES:
-        xmp = re.sub(pattern, b"", xmp, flags=re.DOTALL)
     for pattern in _XMP_ORIENTATION:
         match = re.search(pattern, xmp)
         if match and 1 <= int(match[1]) <= 8:
             found = int(match[1])
         xmp = re.sub(pattern, b"", xmp)
     return xmp, found
+
+
+def _without_elements(xmp: bytes, name: bytes) -> bytes:
+    """Without the XML elements of this name, whatever their prefix; all of it, if one has no end.
+
+    Not by one expression, which a hostile packet could keep searching for minutes.
+    """
+    kept, place = [], 0
+    for opening in re.finditer(rb"<(?:xmp|xapGImg|xmpGImg|xap):" + name + rb"[\s/>]", xmp):
+        start = opening.start()
+        if start < place:
+            continue
+        kept.append(xmp[place:start])
+        tag_end = xmp.find(b">", start)
+        if tag_end < 0:
+            return b""
+        if xmp[tag_end - 1 : tag_end] == b"/":
+            place = tag_end + 1
+            continue
+        closing = b"</" + opening[0][1:-1] + b">"
+        end = xmp.find(closing, tag_end)
+        if end < 0:
+            return b""
+        place = end + len(closing)
+    return b"".join([*kept, xmp[place:]])

@@ -30,9 +30,9 @@ _STORAGE = {
 _WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB, _CMYK = 0, 1, 2, 5
 _RAW = (32803, 34892)
 _BY_TIFFFILE = {1, 8, 32773, 32946, 34925}
-_BY_PILLOW = {5: "lzw", 50000: "zstd"}
+_BY_PILLOW = {5, 50000}  # LZW, zstd
 _WHOLE_BY_PILLOW = {2, 3, 4, 6, 7}
-_NAMES = {1: "none", 8: "deflate", 32946: "deflate", 32773: "packbits", 34925: "lzma"} | _BY_PILLOW
+_NAMES = {1: "none", 8: "deflate", 32946: "deflate", 32773: "packbits", 34925: "lzma", 5: "lzw"}
 # A page like the first but of at most so many pixels a side is its thumbnail, said or not.
 _THUMBNAIL = 256
 
@@ -53,12 +53,13 @@ def read(data: bytes, limit: int) -> Pages:
             f"is an ImageJ stack of {described} pictures in one page; save it page by page."
         )
     for page in pages:
-        check_size(page.imagewidth, page.imagelength, limit, pages=len(pages))
+        check_size(page.imagewidth, page.imagelength, limit)
+    largest = max(pages, key=lambda page: page.imagewidth * page.imagelength)
 
     def picture(number: int) -> Picture:
         return _picture(data, pages[number], limit)
 
-    return Pages(len(pages), picture)
+    return Pages(len(pages), picture, size=(largest.imagewidth, largest.imagelength))
 
 
 def _without_thumbnails(pages: list[tifffile.TiffPage]) -> list[tifffile.TiffPage]:
@@ -121,14 +122,14 @@ def _pixels(data: bytes, page: tifffile.TiffPage, limit: int) -> tuple[np.ndarra
     if page.photometric in _RAW:
         raise InputError("holds a camera's raw data; with the suffix .dng it can be read.")
     ours = (known and (page.bitspersample == 8 or deep)) or (page.photometric == _CMYK and deep)
-    if ours and page.compression in _BY_TIFFFILE | _BY_PILLOW.keys():
+    if ours and page.compression in _BY_TIFFFILE | _BY_PILLOW:
         with one_error():
             array = _array(data, page)
         pixels, own = _arranged(array, page)
         return (
             _widened(pixels, page.bitspersample) if 8 < page.bitspersample < 16 else pixels
         ), own
-    rare = page.compression not in _BY_TIFFFILE | _BY_PILLOW.keys() | _WHOLE_BY_PILLOW
+    rare = page.compression not in _BY_TIFFFILE | _BY_PILLOW | _WHOLE_BY_PILLOW
     if rare or page.bitspersample > 16 or (page.samplesperpixel > 1 and page.bitspersample > 8):
         if known or page.photometric == _CMYK:
             with one_error():

@@ -16,8 +16,8 @@ from sa_flax.pictures.companions import fitting
 from sa_flax.pictures.picture import Picture
 from sa_flax.pictures.tags import Directory, Field, in_order, pack_directory, read_exif
 
-_CODES = {"none": 1, "lzw": 5, "deflate": 8, "packbits": 32773, "lzma": 34925, "zstd": 50000}
-_PREDICTED = ("lzw", "deflate", "lzma", "zstd")
+_CODES = {"none": 1, "lzw": 5, "deflate": 8, "packbits": 32773, "lzma": 34925}
+_PREDICTED = ("lzw", "deflate", "lzma")
 _STRIP_BYTES = 2**18
 _MOST_BYTES = 2**32 - 2**20
 
@@ -29,7 +29,7 @@ def write(file: BinaryIO, picture: Picture, quality: int | None) -> None:
 
 
 def write_pages(file: BinaryIO, pages: Sequence[Picture]) -> None:
-    """Writes a TIFF file, each page with the compression it came with (deflate, if with none).
+    """Writes a TIFF file, each page with the compression it came with, or deflate.
 
     Raises:
       InputError: where it would be larger than TIFF can be (4 GB).
@@ -73,7 +73,8 @@ def _strips(page: Picture) -> tuple[list[bytes], Directory]:
     if pixels.ndim == 2:
         pixels = pixels[..., None]
     height, width, channels = pixels.shape
-    compression = page.metadata.get("compression", "deflate")
+    compression = page.metadata.get("compression")
+    compression = compression if compression in _CODES else "deflate"
     whole = pixels.dtype.kind in "iu"
     predicted = compression in _PREDICTED and whole and pixels.dtype.itemsize < 8
     rows = max(1, _STRIP_BYTES // (width * channels * pixels.dtype.itemsize))
@@ -112,9 +113,8 @@ def _packed(strip: np.ndarray, compression: str) -> bytes:
     # The rest by Pillow's libtiff: bytes are packed alike, whatever they mean.
     rows = strip.view(np.uint8).reshape(len(strip), -1)
     file = io.BytesIO()
-    image = Image.fromarray(rows)
-    name = compression if compression == "packbits" else f"tiff_{compression}"
-    image.save(file, "TIFF", compression=name.replace("tiff_zstd", "zstd"), strip_size=rows.size)
+    name = {"lzw": "tiff_lzw", "packbits": "packbits"}[compression]
+    Image.fromarray(rows).save(file, "TIFF", compression=name, strip_size=rows.size)
     with Image.open(file, formats=("TIFF",)) as packed:
         tags: Any = packed.tag_v2  # type: ignore[attr-defined]
         offsets, counts = tags[273], tags[279]

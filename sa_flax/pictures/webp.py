@@ -65,11 +65,12 @@ def _pixels_alone(data: bytes, chunks: list[tuple[bytes, bytes]]) -> bytes:
 def write(file: BinaryIO, picture: Picture, quality: int | None) -> None:
     """Writes a WebP file; see `files.write_picture`.
 
-    Without `quality` (1 to 100), nothing is lost, but of a picture that came as WebP with loss.
+    Without `quality` (1 to 100), nothing is lost, but of a picture that came with loss, as WebP or
+    as JPEG.
     """
     metadata = picture.metadata
     options: dict[str, Any] = {name: metadata.get(name) for name in ("icc_profile", "exif", "xmp")}
-    if quality is None and metadata.get("lossless", True):
+    if quality is None and metadata.get("lossless", "jpeg" not in metadata):
         # exact: colours that alpha hides are kept, too.
         options |= {"lossless": True, "exact": True, "quality": 80}
     else:

@@ -2,6 +2,8 @@
 
 import io
 import struct
+import time
+import tracemalloc
 import zlib
 
 import numpy as np
@@ -10,6 +12,7 @@ import tifffile
 from PIL import Image
 
 from sa_flax.pictures import Picture, read_picture, write_picture
+from sa_flax.pictures.tags import carried_xmp
 from tests.pictures.files_by_hand import (
     PIXELS,
     PROFILE,
@@ -180,3 +183,49 @@ def with_entry(content: bytes, entry: tuple[int, int, int, int]) -> bytes:
     content += bytes(len(content) % 2)
     where = struct.pack(word, len(content))
     return content[:link] + where + content[link + len(where) :] + directory + bytes(8)
+
+
+HOSTILE_XMP = {
+    "thumbnails without an end": b"<xmp:Thumbnails>" * 100_000,
+    "thumbnails that are not closed": b"<xmp:Thumbnails " * 100_000,
+    "images": b"<xmpGImg:image>/9j/" * 100_000,
+    "data": b" GImage:Data=" * 100_000,
+    "orientation": b" tiff:Orientation=" * 100_000,
+    "blanks": b" " * 2_000_000,
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE_XMP)
+def test_hostile_xmp_takes_no_time(tmp_path, name):
+    before = time.process_time()
+    carried_xmp(HOSTILE_XMP[name])
+    content = saved(PIXELS, "WEBP", xmp=HOSTILE_XMP[name], lossless=True)
+    picture, _ = through(tmp_path, content, ".webp")
+    np.testing.assert_array_equal(picture.pixels, PIXELS)
+    assert time.process_time() - before < 5
+
+
+def test_hostile_chunks_and_fields_take_no_memory(tmp_path):
+    """Small files in which every one of many parts claims to be large."""
+    write_picture(tmp_path / "good.png", Picture(PIXELS, {}))
+    _, chunks, end = split_png((tmp_path / "good.png").read_bytes())
+    text = (b"zTXt", b"a\0\0" + zlib.compress(bytes(2**20 - 9)))
+    profile = (b"iCCP", b"a\0\0" + zlib.compress(bytes(2**23)))
+    many = [*chunks[:1], *[text] * 500, *[profile] * 50, *chunks[1:], *end]
+    count = 4000
+    entries = b"".join(struct.pack("<HHII", 40_000 + n, 7, 2**20, 0) for n in range(count))
+    inner = struct.pack("<H", count) + entries + bytes(4)
+    first = struct.pack("<HHHII", 1, 0x8769, 4, 1, 26) + bytes(4)
+    exif = b"Exif\0\0II*\0\x08\0\0\0" + first + inner
+    tracemalloc.start()
+    before = time.process_time()
+    picture, _ = through(tmp_path, join_png(many), ".png")
+    assert sum(len(value) for _, value in picture.metadata.get("text", ())) <= 2**25
+    # The fields point into the file, whose size bounds what is read of each.
+    padded = exif + bytes(2**20 + 2**16)
+    (tmp_path / "e.png").write_bytes(join_png([*chunks, (b"eXIf", padded[6:]), *end]))
+    read_picture(tmp_path / "e.png")
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 250e6
+    assert time.process_time() - before < 20

@@ -4,6 +4,7 @@ import io
 import os
 import subprocess
 import sys
+import threading
 
 import numpy as np
 import pytest
@@ -12,7 +13,9 @@ from PIL import Image
 from sa_flax.errors import InputError
 from sa_flax.pictures import (
     Picture,
+    decode_pages,
     decode_rgb8,
+    encode_pages,
     find_pictures,
     output_suffix,
     read_pages,
@@ -298,6 +301,34 @@ def test_whatever_goes_wrong_names_the_file(tmp_path, monkeypatch, problem):
     assert [p.name for p in tmp_path.iterdir()] == ["a.png"]
 
 
+def test_pictures_from_and_to_pipes(tmp_path):
+    pages = [Picture(values((9, 8, 3), "uint16"), {"dpi": (300.0, 300.0)}) for _ in range(2)]
+    content = encode_pages(pages, ".tif")
+    assert output_suffix("-", content) == ".tif"
+    for page, again in zip(pages, decode_pages(content), strict=True):
+        np.testing.assert_array_equal(page.pixels, again.pixels)
+    write_pages(tmp_path / "a.tif", pages)
+    assert (tmp_path / "a.tif").read_bytes() == content
+    gif = io.BytesIO()
+    Image.fromarray(pixels(5, 5)).save(gif, "GIF")
+    assert output_suffix("-", gif.getvalue()) == ".png"
+    assert output_suffix("-", b"words") == ".png"
+    with pytest.raises(InputError, match=r"^not a readable picture"):
+        decode_pages(b"words")
+    with pytest.raises(InputError, match=r"^can't be written \(PNG files hold one page"):
+        encode_pages(pages, ".png")
+    with pytest.raises(InputError, match="1 to 100; got 0"):
+        encode_pages(pages[:1], ".png", quality=0)
+    pipe = tmp_path / "pipe.png"
+    os.mkfifo(pipe)
+    received = []
+    reader = threading.Thread(target=lambda: received.append(pipe.read_bytes()))
+    reader.start()
+    write_picture(pipe, pages[0])
+    reader.join(timeout=20)
+    np.testing.assert_array_equal(decode_pages(received[0])[0].pixels, pages[0].pixels)
+
+
 def test_training_sees_eight_bits_and_no_transparency():
     def encoded(array, metadata=None, suffix="png"):
         file = io.BytesIO()
@@ -313,6 +344,8 @@ def test_training_sees_eight_bits_and_no_transparency():
     assert (decode_rgb8(encoded(clear)) == 255).all()
     infrared = encoded(clear, {"fourth": True}, "tif")
     np.testing.assert_array_equal(decode_rgb8(infrared), expected)
+    one = encoded(clear[:1, :1], {"fourth": True}, "tif")
+    np.testing.assert_array_equal(decode_rgb8(one), expected[:1, :1])
     for dtype, reason in (("float32", "floating-point"), ("int16", "16-bit signed"),
                           ("uint32", "32-bit integers")):  # fmt: skip
         with pytest.raises(InputError, match=reason):

@@ -1,5 +1,6 @@
 """Limits on what a file may claim: kept before anything is decoded, raised on request."""
 
+import os
 import resource
 import struct
 import tracemalloc
@@ -11,6 +12,7 @@ from PIL import Image
 from sa_flax.errors import InputError
 from sa_flax.pictures import Picture, decode_rgb8, read_pages, read_picture, read_rgb8, write_pages
 from sa_flax.pictures.limits import MOST_PIXELS, VARIABLE, most_pixels
+from tests.pictures.files_by_hand import join_png
 
 SUFFIXES = [".png", ".jpg", ".tif", ".webp", ".bmp", ".pgm", ".avif"]
 
@@ -45,6 +47,8 @@ def test_pages_count_together(tmp_path):
     assert len(read_pages(tmp_path / "a.tif", most_pixels=3600)) == 3
     with pytest.raises(InputError, match="3 pages of 40 x 30"):
         read_pages(tmp_path / "a.tif", most_pixels=3599)
+    # Training takes the first, whatever there is besides.
+    assert read_rgb8(tmp_path / "a.tif", most_pixels=1200).shape == (30, 40, 3)
 
 
 def test_a_raised_limit_reaches_pillow(tmp_path, monkeypatch, restore_pillow):
@@ -65,8 +69,6 @@ def test_a_limit_that_is_none_is_named(tmp_path, monkeypatch, value):
 
 def test_a_large_claim_costs_no_memory(tmp_path):
     header = struct.pack(">IIBBBBB", 13_000, 13_000, 16, 6, 0, 0, 0)
-    from tests.pictures.files_by_hand import join_png
-
     (tmp_path / "a.png").write_bytes(join_png([(b"IHDR", header), (b"IEND", b"")]))
     huge = struct.pack(">IIBBBBB", 2**31 - 1, 2**31 - 1, 16, 6, 0, 0, 0)
     (tmp_path / "b.png").write_bytes(join_png([(b"IHDR", huge), (b"IEND", b"")]))
@@ -79,12 +81,31 @@ def test_a_large_claim_costs_no_memory(tmp_path):
     assert peak < 50e6
 
 
-def test_a_large_sparse_file_is_refused_by_its_size(tmp_path):
-    path = tmp_path / "a.tif"
-    with path.open("wb") as file:
-        file.write(b"II*\0\x08\0\0\0")
-        file.truncate(8 * 2**30)
+@pytest.mark.parametrize(
+    ("name", "gigabytes", "reason"),
+    [
+        ("a.tif", 8, r"is 8\.6 GB large; a picture of 179 million pixels takes 3\.1 GB"),
+        ("a.png", 1, r"is 1\.1 GB large; a picture of 0\.0012 million pixels takes 0\.3 GB"),
+        ("a.jpg", 1, r"is 1\.1 GB large; a picture of 0\.0012 million pixels"),
+        ("a.bmp", 1, r"is 1\.1 GB large"),
+        ("wide.png", 1, r"claims to have more than 179 million pixels"),
+        ("words.png", 2, r"not a readable picture \(none of PNG"),
+    ],
+)
+def test_a_large_sparse_file_is_refused_by_its_header(tmp_path, name, gigabytes, reason):
+    path = tmp_path / name
+    if name in ("a.png", "a.jpg", "a.bmp"):
+        write_pages(path, [Picture(np.zeros((30, 40), np.uint8), {})])
+    else:
+        header = struct.pack(">IIBBBBB", 60_000, 60_000, 8, 0, 0, 0, 0)
+        starts = {
+            "a.tif": b"II*\0\x08\0\0\0",
+            "wide.png": join_png([(b"IHDR", header), (b"IDAT", b"")]),
+            "words.png": b"words",
+        }
+        path.write_bytes(starts[name])
+    os.truncate(path, gigabytes * 2**30)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    with pytest.raises(InputError, match=r"a.tif: is 8.6 GB large"):
+    with pytest.raises(InputError, match=rf"{name}: {reason}"):
         read_picture(path)
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000

@@ -245,6 +245,8 @@ def test_webp_is_lossless_where_it_was_and_on_request_not(tmp_path):
     assert np.abs(again.astype(float) - lossy.pixels).mean() < 2
     write_picture(tmp_path / "c.webp", picture, quality=50)
     assert b"VP8L" not in (tmp_path / "c.webp").read_bytes()
+    _, from_jpeg = through(tmp_path, saved(SMOOTH, "JPEG"), ".jpg", ".webp")
+    assert b"VP8L" not in from_jpeg
     write_picture(tmp_path / "d.webp", Picture(noise, {}))
     np.testing.assert_array_equal(read_picture(tmp_path / "d.webp").pixels, noise)
 
@@ -265,6 +267,14 @@ def test_exif_of_either_order_goes_into_tiff(tmp_path):
             inner = image.getexif().get_ifd(0x8769)
         assert inner[0x829A] == pytest.approx(1 / 250)
         assert inner[0xA002] == 10
+
+
+def test_resolutions_change_places_with_the_sides(tmp_path):
+    for kind, suffix in (("PNG", ".png"), ("TIFF", ".tif"), ("JPEG", ".jpg")):
+        content = saved(PIXELS, kind, exif=camera_exif(orientation=6), dpi=(300, 150))
+        _, result = through(tmp_path, content, suffix)
+        with Image.open(io.BytesIO(result)) as image:
+            assert image.info["dpi"] == pytest.approx((150, 300), abs=0.02)
 
 
 def test_more_exif_than_jpeg_has_room_for(tmp_path):

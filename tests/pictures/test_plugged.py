@@ -36,6 +36,16 @@ def test_avif_keeps_what_stands_beside_and_turns_once(tmp_path):
     assert low.stat().st_size < high.stat().st_size
 
 
+def test_avif_of_ten_bits_is_not_read_as_eight(tmp_path):
+    file = io.BytesIO()
+    Image.fromarray(SMOOTH).save(file, "AVIF")
+    content = bytearray(file.getvalue())
+    content[content.index(b"av1C") + 6] |= 0x40  # high_bitdepth
+    (tmp_path / "a.avif").write_bytes(content)
+    with pytest.raises(InputError, match=r"a\.avif: has 10 or 12 bits"):
+        read_picture(tmp_path / "a.avif")
+
+
 def test_avif_that_claims_any_size_is_not_decoded(tmp_path):
     content = bytearray()
     file = io.BytesIO()
