@@ -154,3 +154,80 @@ def test_the_installed_jax_starts_with_it_and_it_imports_no_jax():
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == "3.0"
+
+
+COMPILE = """
+import os
+from sa_flax.xla_flags import keep_compiled
+{before}
+folder = keep_compiled()
+import jax, jax.numpy as jnp, jax.monitoring
+hits = []
+jax.monitoring.register_event_listener(lambda name, **_: hits.append(name.endswith("cache_hits")))
+x = jax.jit(lambda x: jax.lax.fori_loop(0, 3, lambda i, x: jnp.linalg.qr(x)[0], x))(jnp.eye(30))
+print(folder, sum(hits), float(x[0, 0]))
+"""
+
+
+def compile_with(cache, before="", **environment) -> tuple[str, int]:
+    """(folder, entries that were found in it) of a process that compiles something."""
+    environment = {**os.environ, "XDG_CACHE_HOME": str(cache), "JAX_PLATFORMS": "cpu"} | environment
+    program = COMPILE.format(before=before)
+    done = subprocess.run(
+        [sys.executable, "-c", program], env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert "ache" not in done.stderr, done.stderr
+    folder, hits, value = done.stdout.split()
+    assert abs(float(value)) == pytest.approx(1)
+    return folder, int(hits)
+
+
+@pytest.mark.parametrize("before", ["", "import jax"])
+def test_what_is_compiled_is_found_at_the_next_start(tmp_path, before):
+    folder, hits = compile_with(tmp_path, before)
+    assert folder.startswith(str(tmp_path / "sa_flax" / "xla"))
+    assert hits == 0
+    entries = list((tmp_path / "sa_flax" / "xla").glob("*/*-cache"))
+    assert entries
+    assert os.stat(folder).st_mode & 0o077 == 0, "others may write code into it"
+    assert compile_with(tmp_path, before)[1] > 0
+    # Other options compile other code.
+    other = os.environ["XLA_FLAGS"].replace("level=0", "level=1")
+    assert compile_with(tmp_path, before, XLA_FLAGS=other)[1] == 0
+    # Damaged, cut short and unfinished entries are compiled anew.
+    for index, entry in enumerate(entries):
+        entry.write_bytes(b"" if index % 2 else entry.read_bytes()[:-20])
+    assert compile_with(tmp_path, before)[1] == 0
+    for entry in entries:
+        entry.with_name(entry.name.removesuffix("-cache") + "-atime").unlink()
+        os.utime(entry, (0, 0))
+    assert compile_with(tmp_path, before)[1] == 0
+    assert compile_with(tmp_path, before)[1] > 0, "an unfinished entry stands in the way"
+
+
+def test_nothing_is_kept_where_it_must_not_or_can_not_be(tmp_path):
+    assert compile_with(tmp_path, SA_FLAX_COMPILATION_CACHE="off")[0] == "None"
+    assert not list(tmp_path.iterdir())
+    own = tmp_path / "own"
+    assert compile_with(tmp_path, JAX_COMPILATION_CACHE_DIR=str(own))[0] == "None"
+    assert not (tmp_path / "sa_flax").exists()
+    file = tmp_path / "file"
+    file.touch()
+    assert compile_with(file)[0] == "None"
+    assert compile_with(tmp_path, XDG_CACHE_HOME="/proc/nowhere")[0] == "None"
+    assert compile_with(tmp_path, XDG_CACHE_HOME="relative")[0] == "None"
+
+
+def test_folders_of_other_machines_go_when_long_unused(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR", raising=False)
+    every = tmp_path / "sa_flax" / "xla"
+    for name, seconds in (("0" * 16, 0), ("1" * 16, None), ("notes", 0)):
+        (every / name).mkdir(parents=True)
+        if seconds is not None:
+            os.utime(every / name, (seconds, seconds))
+    folder = every / xla_flags._machine()
+    folder.mkdir()
+    xla_flags._tidy(every, folder)
+    assert {path.name for path in every.iterdir()} == {"1" * 16, "notes", folder.name}
