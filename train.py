@@ -32,7 +32,7 @@ from sa_flax.inference.run_directory import Progress
 from sa_flax.training import checkpoint, logging, processes, run, sharding
 from sa_flax.training.state import create_state, make_optimizer
 from sa_flax.training.steps import make_train_step
-from sa_flax.xla_flags import tune_cpu
+from sa_flax.xla_flags import keep_compiled, tune_cpu
 
 
 def train(config: Config, output: Path, *, resume: bool) -> int:
@@ -203,6 +203,7 @@ def say(lines: Iterable[str]) -> None:
 
 def main() -> int:
     tune_cpu()  # XLA reads its options when the first array is made
+    keep_compiled()
     try:
         command = parse_command(sys.argv[1:])
         if command.distributed:

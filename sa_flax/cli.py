@@ -19,7 +19,7 @@ import tyro
 
 from sa_flax.errors import InputError, out_of_memory
 from sa_flax.limits import check_level, check_seed
-from sa_flax.xla_flags import tune_cpu
+from sa_flax.xla_flags import keep_compiled, tune_cpu
 
 app = tyro.extras.SubcommandApp()
 
@@ -302,6 +302,7 @@ def _jobs(paths: Sequence[Path], output: Path) -> list[tuple[Path, Path]]:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit code."""
     tune_cpu()  # XLA reads its options when the first array is made
+    keep_compiled()
     for stream in (sys.stdout, sys.stderr):  # names of files may be no text at all
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
