@@ -56,6 +56,101 @@ def tune_cpu() -> bool:
     return bool(added)
 
 
+def keep_compiled() -> Path | None:
+    """Keeps what XLA compiles on disk, so that the next start need not compile it again.
+
+    In the user's cache folder ($XDG_CACHE_HOME, else ~/.cache) under sa_flax/xla, in a folder for
+    each kind of processor and release of jaxlib: XLA loads code for another processor with no more
+    than a line in its log. At most 512 MB, the longest unused goes first; folders that nothing has
+    used for three months are removed. Call it before anything is compiled.
+
+    Off with the environment variable SA_FLAX_COMPILATION_CACHE=off; and where the user has set
+    JAX_COMPILATION_CACHE_DIR, which JAX then goes by, or the folder can't be written or is
+    another's: nothing fails for the want of a cache.
+
+    Returns:
+      The folder; None where nothing is kept by this.
+    """
+    if os.environ.get(_SWITCH, "").strip().lower() in ("off", "0", "no", "false"):
+        return None
+    if os.environ.get("JAX_COMPILATION_CACHE_DIR"):
+        return None
+    base = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    if not os.path.isabs(base):  # no home directory
+        return None
+    every = Path(base) / "sa_flax" / "xla"
+    folder = every / _machine()
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        # Code is loaded from it: it must be nobody else's.
+        if hasattr(os, "getuid") and folder.stat().st_uid != os.getuid():
+            return None
+        os.utime(folder)
+        probe = folder / f".{os.getpid()}.probe"
+        probe.write_bytes(b"")
+        probe.unlink()
+        _tidy(every, folder)
+    except OSError:
+        return None
+    # A damaged entry is compiled again, which is nothing to tell a user.
+    warnings.filterwarnings("ignore", message=".*persistent compilation cache")
+    settings = {
+        "jax_compilation_cache_dir": str(folder),
+        "jax_compilation_cache_max_size": 512 * 2**20,
+        "jax_persistent_cache_min_compile_time_secs": 0.1,
+        "jax_persistent_cache_min_entry_size_bytes": -1,
+    }
+    for name, value in settings.items():
+        if "jax" in sys.modules:
+            sys.modules["jax"].config.update(name, value)
+        else:
+            os.environ.setdefault(name.upper(), str(value))
+    return folder
+
+
+_SWITCH = "SA_FLAX_COMPILATION_CACHE"
+
+
+def _machine() -> str:
+    """A name for what compiled code depends on: the processor and its features, jaxlib, system."""
+    import hashlib
+
+    try:
+        text = (
+            Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").partition("\n\n")[0]
+        )
+        # Frequencies and the like change.
+        facts = [
+            line
+            for line in text.splitlines()
+            if re.match(r"(model|vendor|flags|Features|CPU)", line)
+        ]
+    except OSError:
+        import platform
+
+        facts = [platform.machine(), platform.processor(), platform.node()]
+    facts += [sys.platform, str(_jaxlib_version())]
+    return hashlib.sha256("\n".join(facts).encode()).hexdigest()[:16]
+
+
+def _tidy(every: Path, folder: Path) -> None:
+    """Removes entries that were never finished, and other machines' folders long unused."""
+    import time
+
+    now = time.time()
+    for entry in folder.glob("*-cache"):
+        # JAX writes the time of use last. One that is being written has a minute.
+        finished = entry.with_name(entry.name.removesuffix("-cache") + "-atime")
+        if not finished.exists() and now - entry.stat().st_mtime > 60:
+            entry.unlink(missing_ok=True)
+    for other in every.iterdir():
+        unused = now - other.stat().st_mtime > 90 * 86400
+        if other != folder and unused and re.fullmatch(r"[0-9a-f]{16}", other.name):
+            import shutil
+
+            shutil.rmtree(other, ignore_errors=True)
+
+
 def warn_of_wrong_numbers() -> None:
     """Warns (RuntimeWarning) where the installed jaxlib computes wrong numbers on CPUs.
 
@@ -92,12 +187,17 @@ def _sums_are_xlas_own() -> bool:
 
 
 def _is_own_command() -> bool:
-    """Whether `sa-flax`, `python -m sa_flax...` or the project's train.py is what runs."""
+    """Whether `sa-flax`, `python -m sa_flax...`, the project's train.py or a benchmark runs."""
     program = Path(sys.argv[0]) if sys.argv and sys.argv[0] else Path()
     # While Python still looks for the module of -m, which imports its package first.
     if program.name == "-m":
         return "sa_flax" in " ".join(sys.orig_argv[:8])
-    return program.stem == "sa-flax" or program.absolute() == _PROJECT / "train.py"
+    place = program.absolute()
+    return (
+        program.stem == "sa-flax"
+        or place == _PROJECT / "train.py"
+        or place.parent == _PROJECT / "benchmarks"
+    )
 
 
 _PROJECT = Path(__file__).absolute().parents[1]

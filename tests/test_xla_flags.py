@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -154,3 +155,87 @@ def test_the_installed_jax_starts_with_it_and_it_imports_no_jax():
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == "3.0"
+
+
+COMPILE = """
+import os
+from sa_flax.xla_flags import keep_compiled
+{before}
+folder = keep_compiled()
+import jax, jax.numpy as jnp, jax.monitoring
+hits = []
+jax.monitoring.register_event_listener(lambda name, **_: hits.append(name.endswith("cache_hits")))
+x = jax.jit(lambda x: jax.lax.fori_loop(0, 3, lambda i, x: jnp.linalg.qr(x)[0], x))(jnp.eye(30))
+print(folder, sum(hits), float(x[0, 0]))
+"""
+
+
+def compile_with(cache, before="", **environment) -> tuple[str, int]:
+    """(folder, entries that were found in it) of a process that compiles something."""
+    own = {"XDG_CACHE_HOME": str(cache), "SA_FLAX_COMPILATION_CACHE": "on", "JAX_PLATFORMS": "cpu"}
+    environment = {**os.environ, **own, **environment}
+    program = COMPILE.format(before=before)
+    done = subprocess.run(
+        [sys.executable, "-c", program], env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert "ache" not in done.stderr, done.stderr
+    folder, hits, value = done.stdout.split()
+    assert abs(float(value)) == pytest.approx(1)
+    return folder, int(hits)
+
+
+def test_what_is_compiled_is_found_at_the_next_start(tmp_path):
+    folder, hits = compile_with(tmp_path)
+    assert folder.startswith(str(tmp_path / "sa_flax" / "xla"))
+    assert hits == 0
+    assert list(Path(folder).glob("*-cache"))
+    assert os.stat(folder).st_mode & 0o077 == 0, "others may write code into it"
+    assert compile_with(tmp_path, "import jax")[1] > 0
+    # Other options compile other code.
+    other = os.environ["XLA_FLAGS"].replace("level=0", "level=1")
+    assert compile_with(tmp_path, XLA_FLAGS=other)[1] == 0
+    # Damaged, cut short and unfinished entries are compiled anew.
+    entries = list(Path(folder).glob("*-cache"))
+    for index, entry in enumerate(entries):
+        entry.write_bytes(b"" if index % 2 else entry.read_bytes()[:-20])
+    assert compile_with(tmp_path)[1] == 0
+    for entry in Path(folder).glob("*-cache"):
+        entry.with_name(entry.name.removesuffix("-cache") + "-atime").unlink()
+        os.utime(entry, (0, 0))
+    assert compile_with(tmp_path)[1] == 0
+    assert compile_with(tmp_path)[1] > 0, "an unfinished entry stands in the way"
+
+
+@pytest.mark.parametrize(
+    "environment",
+    [
+        {"SA_FLAX_COMPILATION_CACHE": "off"},
+        {"JAX_COMPILATION_CACHE_DIR": "/elsewhere"},
+        {"XDG_CACHE_HOME": "a file"},
+        {"XDG_CACHE_HOME": "/proc/nowhere"},
+        {"XDG_CACHE_HOME": "", "HOME": "relative"},
+    ],
+)
+def test_nothing_is_kept_where_it_must_not_or_can_not_be(tmp_path, monkeypatch, environment):
+    file = tmp_path / "file"
+    file.touch()
+    defaults = {"XDG_CACHE_HOME": str(tmp_path), "SA_FLAX_COMPILATION_CACHE": "on"}
+    for name, value in {**defaults, **environment}.items():
+        monkeypatch.setenv(name, str(file) if value == "a file" else value)
+    before = dict(os.environ)
+    assert xla_flags.keep_compiled() is None
+    assert dict(os.environ) == before
+    assert list(tmp_path.iterdir()) == [file]
+
+
+def test_folders_of_other_machines_go_when_long_unused(tmp_path):
+    every = tmp_path / "sa_flax" / "xla"
+    for name, seconds in (("0" * 16, 0), ("1" * 16, None), ("notes", 0)):
+        (every / name).mkdir(parents=True)
+        if seconds is not None:
+            os.utime(every / name, (seconds, seconds))
+    folder = every / xla_flags._machine()
+    folder.mkdir()
+    xla_flags._tidy(every, folder)
+    assert {path.name for path in every.iterdir()} == {"1" * 16, "notes", folder.name}

@@ -102,7 +102,8 @@ def _dispatch(words: Sequence[str], stop: Stop) -> int:
     except SystemExit as left:  # after --help
         return int(left.code or 0)
     if module.COMPUTES:
-        from sa_flax.xla_flags import tune_cpu
+        from sa_flax.xla_flags import keep_compiled, tune_cpu
 
         tune_cpu()  # XLA reads its options when the first array is made
+        keep_compiled()
     return module.run(options, stop)

@@ -14,10 +14,10 @@ from typing import Any
 
 import jax
 import numpy as np
+from scipy.ndimage import correlate1d
 from skimage.restoration import denoise_nl_means, estimate_sigma
 
 from sa_flax.data.splits import Example
-from sa_flax.functional.image_quality import psnr, ssim
 from sa_flax.noise import Blind, Gaussian, Noise
 
 # (noisy picture (H, W, C) float32, sigma in [0, 1] units or None) -> denoised picture
@@ -183,11 +183,48 @@ def score(result: np.ndarray, clean: np.ndarray) -> tuple[float, float]:
 
 
 def _score(result: np.ndarray, clean: np.ndarray, with_ssim: bool) -> tuple[float, float]:
-    return float(_psnr(result, clean)), float(_ssim(result, clean)) if with_ssim else float("nan")
+    return _psnr(result, clean), _ssim(result, clean) if with_ssim else float("nan")
 
 
-# Compiled once for each size of picture.
-_psnr, _ssim = jax.jit(psnr), jax.jit(ssim)
+# `functional.psnr` and `functional.ssim` without JAX, which compiles anew for every size.
+
+
+def _psnr(result: np.ndarray, clean: np.ndarray) -> float:
+    error = np.square(np.subtract(result, clean, dtype=np.float32)).mean(dtype=np.float64)
+    return float(-10 * np.log10(error)) if error else float("inf")
+
+
+# The Gaussian window of standard deviation 1.5, cut off at 3.5 deviations, along one axis.
+_RADIUS = SMALLEST // 2
+_WINDOW = np.exp(-0.5 * np.square(np.arange(-_RADIUS, _RADIUS + 1) / 1.5))
+_WINDOW /= _WINDOW.sum()
+
+
+def _ssim(result: np.ndarray, clean: np.ndarray) -> float:
+    height, width, channels = clean.shape
+    rows = max(2**20 // (width * channels), 1)
+    total = 0.0
+    # In bands, whose maps stay small whatever the picture.
+    for first in range(0, height - 2 * _RADIUS, rows):
+        band = slice(first, min(first + rows, height - 2 * _RADIUS) + 2 * _RADIUS)
+        total += float(_ssim_map(result[band], clean[band]).sum(dtype=np.float64))
+    return total / ((height - 2 * _RADIUS) * (width - 2 * _RADIUS) * channels)
+
+
+def _ssim_map(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    def blur(x: np.ndarray) -> np.ndarray:
+        for axis in (0, 1):
+            x = correlate1d(x, _WINDOW, axis=axis, mode="nearest")
+        return x[_RADIUS:-_RADIUS, _RADIUS:-_RADIUS]
+
+    a, b = a.astype(np.float64), b.astype(np.float64)
+    mean_a, mean_b = blur(a), blur(b)
+    squares = mean_a**2 + mean_b**2
+    variances = blur(a * a + b * b) - squares
+    covariance = blur(a * b) - mean_a * mean_b
+    c1, c2 = 0.01**2, 0.03**2
+    luminance = (2 * mean_a * mean_b + c1) / (squares + c1)
+    return luminance * (2 * covariance + c2) / (variances + c2)
 
 
 def format_table(rows: Sequence[dict[str, Any]]) -> str:

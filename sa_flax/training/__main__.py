@@ -8,7 +8,7 @@ import sys
 
 from sa_flax.config import parse_command
 from sa_flax.errors import exit_code
-from sa_flax.xla_flags import tune_cpu
+from sa_flax.xla_flags import keep_compiled, tune_cpu
 
 
 def main() -> int:
@@ -25,6 +25,7 @@ def main() -> int:
 def _run() -> int:
     command = parse_command(sys.argv[1:])
     tune_cpu()  # XLA reads its options when the first array is made
+    keep_compiled()
     from sa_flax.training import processes
     from sa_flax.training.loop import train
 

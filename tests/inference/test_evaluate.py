@@ -4,7 +4,9 @@ import jax
 import numpy as np
 import pytest
 
+from sa_flax.functional import psnr, ssim
 from sa_flax.inference.evaluate import (
+    _score,
     evaluate,
     format_table,
     label,
@@ -99,6 +101,20 @@ def test_non_local_means_removes_noise():
     )
     scores = {row["method"]: row["psnr"] for row in rows}
     assert scores["nlm"] > scores["noisy"] + 5
+
+
+@pytest.mark.parametrize("shape", [(11, 11, 1), (61, 130, 3), (700, 530, 3)])
+def test_scores_are_those_of_the_functions(shape):
+    """Of `functional.psnr` and `functional.ssim` in float64, whatever the size."""
+    rng = np.random.default_rng(0)
+    clean = rng.random(shape, np.float32)
+    noisy = np.clip(clean + rng.normal(0, 0.1, shape), 0, 1).astype(np.float32)
+    with jax.enable_x64(True):
+        wide = noisy.astype(np.float64), clean.astype(np.float64)
+        expected = float(psnr(*wide)), float(ssim(*wide))
+    found = _score(noisy, clean, True)
+    np.testing.assert_allclose(found[0], expected[0], atol=1e-6)
+    np.testing.assert_allclose(found[1], expected[1], atol=1e-9)
 
 
 def test_table():
