@@ -162,7 +162,7 @@ def open_pictures(config: DataConfig, *, channels: int, earlier: Manifest | None
 
 
 def training_batches(
-    pictures: Pictures,
+    pictures: Sequence[Example],
     config: DataConfig,
     *,
     seed: int,
