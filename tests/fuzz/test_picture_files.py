@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from sa_flax.cli import main
+from sa_flax.cli import main, networks
 from sa_flax.data.builders import SUFFIXES, find_pictures, open_splits
 from sa_flax.data.decoding import read_rgb8
 from sa_flax.errors import InputError
@@ -41,7 +41,8 @@ def fresh(place: Path) -> Path:
 def tiny(run_directory, monkeypatch):
     """Commands use the tiny network, which is loaded once."""
     denoiser = Denoiser.load(run_directory)
-    monkeypatch.setattr(Denoiser, "load", lambda *args, **kwargs: denoiser)
+    monkeypatch.setattr(networks, "load", lambda *args, **kwargs: denoiser)
+    monkeypatch.setattr(networks, "default", lambda: "tiny")
 
 
 def command(capsys, *words) -> tuple[int, str]:
@@ -293,7 +294,8 @@ def test_running_out_of_memory_is_said(place, monkeypatch, capsys):
         raise RuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes.")
 
     denoiser.takes_noise_level = False
-    monkeypatch.setattr(Denoiser, "load", lambda *args, **kwargs: denoiser)
+    monkeypatch.setattr(networks, "load", lambda *args, **kwargs: denoiser)
+    monkeypatch.setattr(networks, "default", lambda: "tiny")
     code, errors = command(capsys, "denoise", folder / "a.png", "--output", folder / "out")
     assert code == 1
     assert "a.png: not enough memory for 7 x 9 pixels" in errors
