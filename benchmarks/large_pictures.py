@@ -54,7 +54,7 @@ def load(network, **options):
     keep_compiled()
     import sa_flax
 
-    return sa_flax.Denoiser.load(network, **options)
+    return sa_flax.Denoiser.from_pretrained(network, **options)
 
 
 def peak_mb():

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 from sa_flax import __version__
 from sa_flax.cli import jobs, work
 from sa_flax.cli.denoise import FORMATS, add_paths, add_results
-from sa_flax.cli.options import Parser, add_words, level, seed
+from sa_flax.cli.options import Parser, add_words, hint_at_scale, level, seed
 from sa_flax.cli.stopping import Stop
 
 if TYPE_CHECKING:
@@ -47,6 +47,8 @@ def parser() -> Parser:
 def run(options: argparse.Namespace, stop: Stop) -> int:
     """Adds noise to what `options` ask for; returns the exit code."""
     import numpy as np
+
+    hint_at_scale(options.sigma)
 
     def noisy(pixels: "np.ndarray", index: int) -> "np.ndarray":
         top = np.iinfo(pixels.dtype).max

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from sa_flax import __version__
 from sa_flax.cli import jobs, networks, work
-from sa_flax.cli.options import Parser, add_words, level, whole
+from sa_flax.cli.options import Parser, add_words, hint_at_scale, level, whole
 from sa_flax.cli.stopping import Stop
 from sa_flax.errors import InputError
 
@@ -89,6 +89,7 @@ def add_paths(options: argparse.ArgumentParser) -> None:
         help="picture files, folders of pictures (with their sub-folders), or - for standard input",
     )
     options.add_argument(
+        "-o",
         "--output",
         required=True,
         type=Path,
@@ -115,6 +116,7 @@ def run(options: argparse.Namespace, stop: Stop) -> int:
     if options.output == jobs.STREAM and (options.compare or options.report):
         raise InputError("--compare and --report need files: give --output FOLDER.")
     plan = jobs.plan(options.paths, options.output, overwrite=options.overwrite)
+    hint_at_scale(options.sigma)
     denoiser = networks.load(options.model, window=options.window, devices=options.devices)
     name = options.model or networks.default()
     return work.process(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from sa_flax.cli import networks, work
 from sa_flax.cli._files import write_text
 from sa_flax.cli.denoise import function_of
-from sa_flax.cli.options import Parser, add_words, level, seed
+from sa_flax.cli.options import Parser, add_words, hint_at_scale, level, seed
 from sa_flax.cli.stopping import Stop
 from sa_flax.errors import InputError
 
@@ -90,6 +90,12 @@ def run(options: argparse.Namespace, stop: Stop) -> int:
         work.check_report_file(f"--{option}", getattr(options, option))
     if not os.path.isdir(options.images):
         raise InputError(f"no folder {options.images}. --images takes a folder of clean pictures.")
+    if _holds_a_network(options.images):
+        raise InputError(
+            f"{options.images} holds a network; --images takes pictures: sa-flax evaluate "
+            f"{options.images} --images DIR."
+        )
+    hint_at_scale(*(options.sigma or ()))
     pairs = options.noisy or options.noisy_suffix or options.clean_suffix
     if options.noisy is not None and not os.path.isdir(options.noisy):
         raise InputError(f"no folder {options.noisy}. --noisy takes a folder of noisy pictures.")
@@ -108,6 +114,10 @@ def run(options: argparse.Namespace, stop: Stop) -> int:
             message = f"{options.csv}: can't be written ({error.strerror})."
             raise InputError(message) from error
     return 1 if failed else 0
+
+
+def _holds_a_network(folder: Path) -> bool:
+    return (folder / "config.json").is_file()
 
 
 def _with_noise(options: argparse.Namespace) -> tuple[str, Rows, Rows, int]:

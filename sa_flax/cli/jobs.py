@@ -11,6 +11,11 @@ from sa_flax.errors import InputError
 
 STREAM = Path("-")  # standard input or output
 UNNAMED = "stdin"  # what the picture from standard input is called in a folder, and its suffix
+# Endings that mean a file, not a folder, of a kind that is not written.
+_NOT_WRITTEN = (
+    *(".gif", ".heic", ".heif", ".avif", ".jxl", ".jp2", ".tga", ".psd", ".exr", ".hdr", ".svg"),
+    *(".pdf", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".raf", ".rw2", ".orf", ".npy"),
+)
 
 
 @dataclass(frozen=True)
@@ -71,6 +76,10 @@ def plan(paths: Sequence[Path], output: Path, *, overwrite: bool = False) -> Pla
     if output == STREAM:
         return _to_stream(paths)
     one_file = len(paths) == 1 and not os.path.isdir(paths[0])
+    if one_file and output.suffix.lower() in _NOT_WRITTEN and not os.path.isdir(output):
+        raise InputError(
+            f"{output}: {output.suffix} files can't be written; name it .png, .tif, .jpg or .webp."
+        )
     if one_file and _names_a_picture(output) and not os.path.isdir(output):
         found, left_out = [(paths[0], output)], list[str]()
     else:

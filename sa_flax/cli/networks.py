@@ -60,6 +60,7 @@ def _is_shipped(name: str) -> bool:
 
 def check_name(name: str) -> str:
     """`name` as a network's, with ~ for the home folder; raises InputError for what is none."""
+    from sa_flax.models.saved import list_pretrained
     from sa_flax.pictures import SUFFIXES
 
     path = os.path.expanduser(name)
@@ -74,9 +75,9 @@ def check_name(name: str) -> str:
         raise InputError(f"{name} is a file of a network; give its directory: --model {folder}.")
     if lower.endswith(_CHECKPOINTS):
         raise InputError(
-            f"{name} is a checkpoint of PyTorch{'' if exists else ' by its name (no such file)'}. "
-            f"Port it first: sa-flax port {name} --architecture dncnn --output ported; then "
-            "--model ported."
+            f"{name} {'is' if exists else 'is not there; by its name it is'} a checkpoint of "
+            f"PyTorch. Port it first: sa-flax port {name} --architecture dncnn --output ported; "
+            "then --model ported."
         )
     if exists and lower.endswith(SUFFIXES):
         raise InputError(
@@ -89,7 +90,14 @@ def check_name(name: str) -> str:
         raise InputError(
             f"no network in {name}: there is no such directory"
             f"{'' if os.path.isabs(path) else f', seen from {os.getcwd()}'}."
-            f"{_neighbours(Path(path))}"
+            f"{_neighbours(Path(path))} `python train.py` makes runs/quick."
+        )
+    if "/" not in name:
+        known = list_pretrained()
+        raise InputError(
+            f"no network {name!r}: it is neither among those that come with sa_flax "
+            f"({', '.join(known) or 'none in this version'}) nor a directory in {os.getcwd()}."
+            f"{_neighbours(Path(path)) or nearest(name, known)}"
         )
     return name
 

@@ -5,7 +5,9 @@ part of Python and is imported in a hundredth of a second.
 """
 
 import argparse
+import os
 import shutil
+import sys
 import textwrap
 from collections.abc import Callable, Sequence
 from typing import NoReturn
@@ -99,7 +101,15 @@ def level(text: str) -> float:
         "a sigma is a number, the standard deviation of the noise on the 0-255 scale: 10 is "
         "little, 25 is plain to see, 50 is a lot"
     )
-    value = _number(text, float, what)
+    try:
+        value = float(text)
+    except ValueError as error:
+        hint = ""
+        if "," in text or ";" in text:
+            hint = "; several levels stand apart: --sigma 15 25 50"
+        elif os.path.exists(text):
+            hint = "; names and files stand before --sigma"
+        raise argparse.ArgumentTypeError(f"{what}; got {text!r}{hint}") from error
     try:
         check_level("a sigma", value)
     except InputError as error:
@@ -107,13 +117,27 @@ def level(text: str) -> float:
     return value
 
 
+def hint_at_scale(*levels: float | None) -> None:
+    """Says what scale levels are on where one looks as if it were on another."""
+    for value in levels:
+        if value is not None and 0 < value < 1:
+            print(
+                f"sa-flax: --sigma {value:g} is on the 0-255 scale: next to no noise. For "
+                f"{value:g} of the whole range give {value * 255:g}.",
+                file=sys.stderr,
+            )
+
+
 def whole(least: int = 1, most: int = 2**31 - 1) -> Callable[[str], int]:
     """A whole number from `least` to `most`, as `type=` of an option."""
 
     def parse(text: str) -> int:
-        value = int(_number(text, int, f"this is a whole number from {least} to {most}"))
-        if not least <= value <= most:
-            raise argparse.ArgumentTypeError(f"must be from {least} to {most}; got {value}")
+        what = f"must be a whole number, at least {least}"
+        value = int(_number(text, int, what))
+        if value < least:
+            raise argparse.ArgumentTypeError(f"{what}; got {value}")
+        if value > most:
+            raise argparse.ArgumentTypeError(f"must be at most {most}; got {value}")
         return value
 
     return parse

@@ -161,6 +161,8 @@ def _reason(
         what = f"{width} x {height} pixels" if width else "this file"
         return f"{source}: not enough memory for {what}; cut it into parts."
     text = str(error) if isinstance(error, InputError | OSError) else unexpected(error)
+    if any(letter in source.name for letter in "*?[") and not os.path.lexists(source):
+        return f"{source}: nothing has a name of this pattern."
     named = str(source) in text or str(target) in text
     return text if named else f"{source}: {text}"
 

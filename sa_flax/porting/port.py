@@ -9,6 +9,7 @@ from flax import nnx
 from sa_flax.errors import InputError
 from sa_flax.limits import LARGEST_CHECKPOINT
 from sa_flax.models.dncnn import DnCNN, fold_batch_norm
+from sa_flax.models.registry import model_class
 from sa_flax.models.saved import save_pretrained
 from sa_flax.porting.checkpoints import read_checkpoint, write_checkpoint
 from sa_flax.porting.convert import build_from_torch, to_torch
@@ -41,6 +42,7 @@ def port_checkpoint(
     Raises:
       InputError, StorageError: as `porting.from_torch` and `save_pretrained`.
     """
+    model_class(architecture)  # before a large file is read for an unknown name
     weights = read_checkpoint(source, largest=largest)
     model, chosen = build_from_torch(architecture, weights, options)
     if fold:

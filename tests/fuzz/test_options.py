@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from sa_flax import cli
+from sa_flax.cli import networks
 from sa_flax.config import (
     PRESETS,
     Command,
@@ -255,7 +256,8 @@ def workplace(tmp_path, run_directory, monkeypatch) -> Path:
     (tmp_path / "file").write_text("a file")
     (tmp_path / "same").symlink_to("in")
     denoiser = Denoiser.from_pretrained(run_directory)
-    monkeypatch.setattr(Denoiser, "from_pretrained", lambda *args, **kwargs: denoiser)
+    monkeypatch.setattr(networks, "load", lambda *args, **kwargs: denoiser)
+    monkeypatch.setattr(networks, "default", lambda: "tiny")
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -272,6 +274,7 @@ USUAL = {
     "denoise": {"--output": ["out", "in", "same"]},
     "add-noise": {"--output": ["out", "in", "same"], "--sigma": ["5", "60"]},
     "evaluate": {"--images": ["in"], "--sigma": ["15"]},
+    "report": {"--before": ["in"], "--output": ["page.html"]},
 }
 
 
@@ -282,7 +285,8 @@ def use_arguments(draw: st.DrawFn) -> list[str]:
     # Most options as one should give them, so that a wrong one meets right ones.
     words = [name]
     for option, wrong in (
-        *(("--output", places), ("--images", places), ("--json", places)),
+        *(("--output", places), ("--images", places), ("--json", places), ("--csv", places)),
+        *(("--before", places), ("--report", places), ("--noisy", places), ("--clean", places)),
         *(("--sigma", values), ("--seed", values), ("--window", values), ("--outptu", values)),
     ):
         chance = draw(st.integers(0, 9))
@@ -309,7 +313,7 @@ def test_options_of_the_commands(workplace, arguments):
                 path.rmdir()
                 continue
             assert "partial" not in name
-            assert path.read_bytes()[:1] in (b"\x89", b"{")
+            assert path.read_bytes()[:1] in (b"\x89", b"{", b"<", b"p")  # p: the CSV's "picture"
             path.unlink()
 
 

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from sa_flax.cli import main
+from sa_flax.cli import main, networks
 from sa_flax.data.builders import open_splits
 from sa_flax.errors import InputError
 from sa_flax.inference.denoiser import Denoiser
@@ -63,7 +63,8 @@ def fresh(place: Path) -> Path:
 def tiny(run_directory, monkeypatch):
     """Commands use the tiny network, which is loaded once."""
     denoiser = Denoiser.from_pretrained(run_directory)
-    monkeypatch.setattr(Denoiser, "from_pretrained", lambda *args, **kwargs: denoiser)
+    monkeypatch.setattr(networks, "load", lambda *args, **kwargs: denoiser)
+    monkeypatch.setattr(networks, "default", lambda: "tiny")
 
 
 def command(capsys, *words) -> tuple[int, str]:
@@ -373,7 +374,8 @@ def test_running_out_of_memory_is_said(place, monkeypatch, capsys):
         raise RuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes.")
 
     denoiser.takes_noise_level = False
-    monkeypatch.setattr(Denoiser, "from_pretrained", lambda *args, **kwargs: denoiser)
+    monkeypatch.setattr(networks, "load", lambda *args, **kwargs: denoiser)
+    monkeypatch.setattr(networks, "default", lambda: "tiny")
     code, errors = command(capsys, "denoise", folder / "a.png", "--output", folder / "out")
     assert code == 1
     assert "a.png: not enough memory for 7 x 9 pixels" in errors

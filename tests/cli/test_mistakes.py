@@ -1,0 +1,95 @@
+"""Mistakes at the command line: each is named, with what is allowed and what to do."""
+
+import shutil
+
+import pytest
+
+from tests.cli.conftest import snapshot
+
+MODEL = "--model {tmp}/"
+DENOISE = "denoise {in}/a.png --output {tmp}/o"
+
+
+@pytest.fixture
+def place(folder, tmp_path, run_directory, monkeypatch):
+    """A folder with pictures, a run in runs/quick, a checkpoint, and the current folder there."""
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / "quick").symlink_to(run_directory)
+    (tmp_path / "net.pth").write_bytes(b"weights")
+    (tmp_path / "notes.txt").write_text("notes")
+    (tmp_path / "ported").mkdir()
+    (tmp_path / "ported" / "config.json").write_text("{}")
+    (tmp_path / "ported" / "model.safetensors").write_bytes(b"")
+    (tmp_path / "empty").mkdir()
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("denois {in} --output o", "Did you mean 'denoise'?"),
+        ("{in}/a.png --output o", "sa-flax denoise {in}/a.png --output"),
+        ("denoise {in}/a.png", "say where the results shall go: --output"),
+        ("denoise --output o", "give at least one picture or folder"),
+        ("denoise {in}/a.png --output", "--output needs a value"),
+        ("denoise {in}/a.png --ouput o", "no option '--ouput'. Did you mean '--output'?"),
+        ("denoise empty --output o", "no pictures in empty"),
+        ("denoise {in}/a.png --output o.gif", ".gif files can't be written; name it .png"),
+        (f"{DENOISE} --model net.pth", "Port it first: sa-flax port net.pth --architecture"),
+        (f"{DENOISE} --model gone.pth", "gone.pth is not there"),
+        (f"{DENOISE} --model {{in}}/a.png", "is a picture, and --model takes a network"),
+        (f"{DENOISE} --model notes.txt", "notes.txt is a file; --model takes a directory"),
+        (f"{DENOISE} --model ported/model.safetensors", "give its directory: --model ported"),
+        (f"{DENOISE} --model runs/quik", "Did you mean 'quick'? There are quick in runs."),
+        (f"{DENOISE} --model ./elsewhere/quick", "no such directory, seen from {tmp}"),
+        (f"{DENOISE} --model portd", "Did you mean 'ported'?"),
+        (f"{DENOISE} --model ''", "--model needs a name or a directory"),
+        (f"{DENOISE} --model empty", "not the directory of a training run"),
+        (f"{DENOISE} --sigma abc", "a sigma is a number, the standard deviation of the noise"),
+        (f"{DENOISE} --sigma nan", "on the 0-255 scale"),
+        (f"{DENOISE} --sigma -3", "can't be negative"),
+        (f"{DENOISE} --sigma 900", "from 0 to 510"),
+        (f"{DENOISE} --window 1.5", "a whole number, at least 1; got '1.5'"),
+        (f"{DENOISE} --devices 0", "a whole number, at least 1; got 0"),
+        ("add-noise {in} --output o", "say how much noise: --sigma 25"),
+        ("add-noise {in} --output o --sigma 5 --seed x", "a seed is a whole number; got 'x'"),
+        ("evaluate runs/quick", "say where the clean pictures are"),
+        ("evaluate runs/quick --images {in}/a.png", "--images takes a folder"),
+        ("evaluate {in} --images runs/quick", "runs/quick holds a network; --images takes"),
+        ("evaluate runs/quick --images {in} --sigma 15,25", "stand apart: --sigma 15 25 50"),
+        ("evaluate --images {in} --sigma 15 runs/quick", "files stand before --sigma"),
+        ("evaluate runs/quick --images {in} --noisy gone", "--noisy takes a folder"),
+        ("port net.pth --output p", "--architecture dncnn"),
+        ("port --architecture dncnn --output p", "CHECKPOINT is missing"),
+        ("port ported --architecture dncnn --output p", "is a directory; give the checkpoint"),
+        ("port net.pth --architecture dncn --output p", "Did you mean 'dncnn'?"),
+    ],
+)
+def test_each_is_named_with_what_to_do(sa_flax, place, folder, words, said):
+    before = snapshot(place)
+    places = {"in": folder, "tmp": place}
+    given = [("" if w == "''" else w.format(**places)) for w in words.split()]
+    code, out, err = sa_flax(*given)
+    assert (code, out) == (2, "")
+    assert said.format(**places) in err
+    assert len(err.splitlines()) == 1
+    assert snapshot(place) == before, "something was written"
+
+
+def test_a_pattern_that_matches_nothing(sa_flax, place):
+    code, _, err = sa_flax("denoise", "in/*.tiff", "--output", "o")
+    assert code == 1
+    assert "in/*.tiff: nothing has a name of this pattern" in err
+
+
+def test_a_level_on_the_other_scale_is_pointed_out(sa_flax, place):
+    code, _, err = sa_flax("add-noise", "in", "--sigma", 0.1, "--output", "o")
+    assert code == 0
+    assert "For 0.1 of the whole range give 25.5" in err
+
+
+def test_the_home_folder_is_found(sa_flax, place, run_directory, monkeypatch):
+    monkeypatch.setenv("HOME", str(place))
+    shutil.rmtree(place / "empty")
+    assert sa_flax("denoise", "in", "--output", "o", "--model", "~/runs/quick")[0] == 0
