@@ -80,7 +80,7 @@ def test_nothing_imports_itself_by_way_of_others():
 
 def test_pure_functions_import_jax_and_each_other_only():
     allowed = {"jax", "jaxtyping", "numpy", "collections", "functools", "itertools", "math"}
-    allowed |= {"operator", "typing"}
+    allowed |= {"contextlib", "contextvars", "dataclasses", "operator", "typing"}
     for name, names in IMPORTS.items():
         if name.startswith("sa_flax.functional"):
             outside = {n for n in names if not n.startswith("sa_flax.functional")}

@@ -45,7 +45,7 @@ def place(folder, tmp_path, run_directory, monkeypatch):
         (f"{DENOISE} --model ./elsewhere/quick", "no such directory, seen from {tmp}"),
         (f"{DENOISE} --model portd", "Did you mean 'ported'?"),
         (f"{DENOISE} --model ''", "--model needs a name or a directory"),
-        (f"{DENOISE} --model empty", "not the directory of a training run"),
+        (f"{DENOISE} --model empty", "holds no trained network"),
         (f"{DENOISE} --sigma abc", "a sigma is a number, the standard deviation of the noise"),
         (f"{DENOISE} --sigma nan", "on the 0-255 scale"),
         (f"{DENOISE} --sigma -3", "can't be negative"),

@@ -19,7 +19,7 @@ LONG = 100
 # every exception that is raised inside it.
 STUB = """
 import gc, sys, time
-import sa_flax.inference.denoiser as module
+
 class Network:
     takes_noise_level, channels = False, 3
     def __call__(self, pixels, sigma):
@@ -34,7 +34,8 @@ class Network:
 network = Network()
 network.until = 0
 gc.callbacks.append(network.collecting)
-module.Denoiser.from_pretrained = classmethod(lambda *args, **kwargs: network)
+import sa_flax.cli.networks as networks
+networks.load = lambda *args, **kwargs: network
 from sa_flax.cli import main
 sys.exit(main())
 """
