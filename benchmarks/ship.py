@@ -1,0 +1,118 @@
+"""Puts a trained network into the package: half precision, with its card.
+
+    python -m benchmarks.ship QUEUE/photo --name photo --cpu-minutes 60 --purpose "..." ...
+
+Compares the network with its half-precision form on the bundled test photographs first (they must
+agree within 0.005 dB), and takes the figures of the card from benchmarks/results/quality.json: run
+`python -m benchmarks.quality` on it before.
+"""
+
+import argparse
+import csv
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from sa_flax.data.builders import PHOTOGRAPHS
+from sa_flax.xla_flags import tune_cpu
+
+ROOT = Path(__file__).parent.parent
+WEIGHTS = ROOT / "sa_flax" / "models" / "weights"
+QUALITY = Path(__file__).parent / "results" / "quality.json"
+
+
+def _loss(model, half, channels: int) -> float:
+    """How many dB the half-precision network is worse, on the test photographs at sigma 25."""
+    from sa_flax.inference.denoiser import Denoiser
+    from sa_flax.inference.evaluate import evaluate, noises_of
+    from sa_flax.pictures import read_rgb8, to_channels
+
+    with (PHOTOGRAPHS / "LICENSES.tsv").open(newline="") as table:
+        rows = [row for row in csv.DictReader(table, delimiter="\t") if row["split"] == "test"]
+    pictures = [to_channels(read_rgb8(PHOTOGRAPHS / row["file"]), channels) for row in rows]
+    methods = {"whole": Denoiser(model).method, "half": Denoiser(half).method}
+    scores = evaluate(methods, pictures, noises=noises_of(None, [25]), with_ssim=False)
+    psnr = {row["method"]: row["psnr"] for row in scores}
+    return psnr["whole"] - psnr["half"]
+
+
+def _figures(name: str) -> str:
+    quality = json.loads(QUALITY.read_text())
+    lines = ["| pictures: noise | input | output |", "| --- | --- | --- |"]
+    for title, result in quality.items():
+        if name in result["psnr"]:
+            before, after = (f"{result['psnr'][m]:.2f}" for m in ("input", name))
+            lines.append(f"| {title} | {before} | {after} |")
+    return "\n".join(lines)
+
+
+def main() -> int:
+    """Ships one network; returns the exit code."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("network", type=Path, help="the directory of its run")
+    parser.add_argument("--name", required=True, help="what from_pretrained will call it")
+    parser.add_argument("--cpu-minutes", type=float, required=True, help="spent on training it")
+    parser.add_argument("--purpose", required=True, help="a sentence: for which pictures")
+    parser.add_argument("--noise", required=True, help="a sentence: what it was trained on")
+    parser.add_argument("--limits", required=True, help="sentences: what it can't do, its harms")
+    arguments = parser.parse_args()
+    tune_cpu()
+    from flax import nnx
+
+    from sa_flax.models.saved import from_pretrained, model_leaves, save_pretrained
+
+    model, config = from_pretrained(arguments.network)
+    half = nnx.clone(model)
+    for leaf in model_leaves(half).values():
+        leaf.set_value(leaf.get_value().astype(np.float16).astype(np.float32))
+    loss = _loss(model, half, config["options"]["channels"])
+    print(f"half precision costs {loss:.4f} dB")
+    if loss > 0.005:
+        print("that is more than 0.005 dB: not shipped.", file=sys.stderr)
+        return 1
+    training = config["training"]
+    run = training["config"]
+    shipped = {
+        "model": config["model"],
+        "options": config["options"],
+        "training": {
+            "steps": training["step"],
+            "cpu_minutes": arguments.cpu_minutes,
+            "noise": run["noise"],
+            "gray_share": run["data"].get("gray_share", 0.0),
+        },
+        "license": "Apache-2.0",
+    }
+    text = f"""# {arguments.name}
+
+{arguments.purpose}
+
+- **Network**: {config["model"]}, {json.dumps(config["options"])}.
+- **Trained on**: {arguments.noise}
+- **Pictures**: the photographs in [PICTURES.tsv](../PICTURES.tsv), all CC0, public domain or CC-BY,
+  each at its own size and at 0.6 of it.
+- **Training**: {training["step"]:,} steps of {run["data"]["batch_size"]} crops of
+  {run["data"]["crop"]} x {run["data"]["crop"]} pixels, AdamW at
+  {run["optimizer"]["learning_rate"]:g}, {arguments.cpu_minutes:g} minutes of processor time in all
+  (`python -m benchmarks.training_queue`). One seed.
+- **Weights**: half precision, {loss:.4f} dB from the whole ones. Apache-2.0.
+
+## Figures
+
+PSNR in dB of the result, clipped and rounded to 8 bits (`python -m benchmarks.quality`):
+
+{_figures(arguments.name)}
+
+## Limits
+
+{arguments.limits}
+"""
+    save_pretrained(model, WEIGHTS / arguments.name, config=shipped, card=text, dtype=np.float16)
+    print(f"wrote {WEIGHTS / arguments.name}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
