@@ -52,16 +52,17 @@ class PictureFile(NamedTuple):
 def look_at_all(paths: Sequence[Path]) -> tuple[list[PictureFile], list[tuple[Path, str]]]:
     """The files that hold a picture, in order, and the others, each with the reason.
 
-    A picture that is damaged in its middle is found only when it is decoded.
+    A picture that is damaged in its middle is found only when it is decoded. Where header and end
+    tell too little, it is decoded now; several at once.
     """
     with quiet_pillow(), ThreadPoolExecutor(_THREADS) as pool:
-        looks = list(pool.map(_look_at, paths, chunksize=64))
-    good, bad = [], []
-    for path, look in zip(paths, looks, strict=True):
-        try:
-            good.append(_decided(path, look))
-        except InputError as error:
-            bad.append((path, str(error).removeprefix(f"{path}: ")))
+        looks = list(pool.map(_look_at, paths))
+    good = [look for look in looks if isinstance(look, PictureFile)]
+    bad = [
+        (path, str(look).removeprefix(f"{path}: "))
+        for path, look in zip(paths, looks, strict=True)
+        if isinstance(look, InputError)
+    ]
     return good, bad
 
 
@@ -69,20 +70,12 @@ def look_at(path: Path) -> PictureFile:
     """One file. Raises InputError, naming it, where it holds no picture that can be decoded."""
     with quiet_pillow():
         look = _look_at(path)
-    return _decided(path, look)
-
-
-def _decided(path: Path, look: PictureFile | str | InputError) -> PictureFile:
-    if isinstance(look, PictureFile):
-        return look
     if isinstance(look, InputError):
         raise look
-    height, width, _ = read_rgb8(path).shape
-    return PictureFile(path, height, width, look)
+    return look
 
 
-def _look_at(path: Path) -> PictureFile | str | InputError:
-    """What a file holds; its digest where only decoding can tell, or why it can't be opened."""
+def _look_at(path: Path) -> PictureFile | InputError:
     try:
         if not stat.S_ISREG(os.stat(path).st_mode):  # to open a pipe might never end
             return InputError(f"{path}: is not a file.")
@@ -91,14 +84,18 @@ def _look_at(path: Path) -> PictureFile | str | InputError:
             head = file.read(_LOOKED_AT)
             file.seek(max(0, length - _LOOKED_AT))
             tail = file.read(_LOOKED_AT)
-            digest = hashlib.blake2b(b"%d" % length + head + tail, digest_size=8).hexdigest()
             file.seek(0)
             shape = _whole_shape(file, head, tail, length)
+        if shape is None:
+            shape = read_rgb8(path).shape[:2]
     except FileNotFoundError:
         return InputError(f"{path}: is a link to a file that is not there.")
     except OSError as error:
         return InputError(f"{path}: can't be read ({error.strerror}).")
-    return digest if shape is None else PictureFile(path, *shape, digest)
+    except InputError as error:
+        return error
+    digest = hashlib.blake2b(b"%d" % length + head + tail, digest_size=8).hexdigest()
+    return PictureFile(path, *shape, digest)
 
 
 def _whole_shape(file: BinaryIO, head: bytes, tail: bytes, length: int) -> tuple[int, int] | None:
