@@ -11,10 +11,11 @@ import pytest
 from PIL import Image
 
 from sa_flax.data import headers
+from sa_flax.data.builders import open_splits
 from sa_flax.data.headers import look_at, look_at_all
 from sa_flax.data.listing import in_words
 from sa_flax.errors import InputError
-from sa_flax.pictures import decode_rgb8, find_pictures, open_splits, read_rgb8, survey
+from sa_flax.pictures import decode_rgb8, find_pictures, read_rgb8, survey
 
 
 def everything(splits) -> list[np.ndarray]:
