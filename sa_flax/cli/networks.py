@@ -2,7 +2,7 @@
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from sa_flax.errors import InputError, nearest
 
@@ -32,6 +32,29 @@ def load(name: str | None, *, window: int | None = None, devices: int = 1) -> "D
         name = check_name(name)
     side = None if window is None else (window, window)
     return Denoiser.from_pretrained(name, window=side, devices=devices)
+
+
+def load_model(name: str) -> Any:
+    """The network itself, in evaluation mode, for what needs its layers.
+
+    Raises:
+      InputError: as `load`.
+    """
+    from flax import nnx
+
+    from sa_flax.models.saved import from_pretrained
+    from sa_flax.training.run_directory import read_config, restore_ema
+    from sa_flax.models.registry import network_of
+
+    name = name if _is_shipped(name) else check_name(name)
+    if not os.path.isdir(name) or os.path.isfile(os.path.join(name, "model.safetensors")):
+        return from_pretrained(name)[0]
+    config = read_config(Path(name))
+    abstract = nnx.eval_shape(lambda: network_of(config))
+    graphdef, *states = nnx.split(abstract, nnx.Param, ...)
+    model = nnx.merge(graphdef, *restore_ema(Path(name), *states))
+    model.eval()
+    return model
 
 
 def default() -> str:

@@ -316,7 +316,8 @@ def _mirror_to_multiple(x: torch.Tensor, multiple: int) -> torch.Tensor:
         if size == 1:
             places = places * 0
         else:
-            places = places % (2 * size - 2)
-            places = torch.minimum(places, 2 * size - 2 - places)
+            period = torch.full_like(places, 2 * size - 2)  # a tensor: so it can be exported
+            places = places % period
+            places = torch.minimum(places, period - places)
         x = x.index_select(axis, places)
     return x

@@ -1,0 +1,34 @@
+"""`sa-flax export`."""
+
+import pytest
+
+
+@pytest.mark.parametrize("ending", ["onnx", "stablehlo"])
+def test_a_run_is_exported(sa_flax, run_directory, tmp_path, ending):
+    if ending == "onnx":
+        pytest.importorskip("onnxscript")
+    path = tmp_path / f"net.{ending}"
+    code, out, err = sa_flax("export", run_directory, "--output", path)
+    assert (code, err) == (0, "")
+    assert f"{run_directory} -> {path} (" in out
+    assert ("results differ by" in out) == (ending == "onnx")
+    assert [p.name for p in tmp_path.iterdir() if p.is_file()] == [path.name]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("export {run} --output {tmp}/net.pb", "ends in .onnx or .stablehlo"),
+        ("export {run}", "say where the results shall go"),
+        ("export --output a.onnx", "NAME is missing"),
+        ("export gone --output a.onnx", "no network 'gone'"),
+        ("export {run} --output {tmp}/is.onnx", "takes the name of a file"),
+        ("export {run} --output /proc/none/a.stablehlo", "can't be written"),
+    ],
+)
+def test_requests_that_are_wrong(sa_flax, run_directory, tmp_path, words, said):
+    (tmp_path / "is.onnx").mkdir()
+    places = {"run": run_directory, "tmp": tmp_path}
+    code, _, err = sa_flax(*(word.format(**places) for word in words.split()))
+    assert code == 2
+    assert said in err

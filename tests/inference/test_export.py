@@ -1,0 +1,89 @@
+"""Networks for other programs give what they give here, at every size."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+import sa_flax
+from sa_flax.errors import InputError, RunError
+from sa_flax.inference import export
+
+SIZES = [(1, 24, 36), (2, 33, 17), (1, 8, 50)]
+
+
+def network(name: str, **options) -> nnx.Module:
+    """With random biases and statistics, so that nothing is left out unseen."""
+    model = sa_flax.create_model(name, rngs=nnx.Rngs(0), **options)
+    keys = iter(jax.random.split(jax.random.key(1), 500))
+    for leaf in jax.tree.leaves(
+        nnx.state(model, nnx.Any(nnx.Param, nnx.BatchStat)),
+        is_leaf=lambda x: hasattr(x, "get_value"),
+    ):
+        noise = jax.random.uniform(next(keys), leaf.get_value().shape) - 0.5
+        leaf.set_value(leaf.get_value() + 0.1 * noise)
+    model.eval()
+    return model
+
+
+NETWORKS = {
+    "shuffle": ("attention_unet", {"width": 4, "levels": 3, "attention": "shuffle"}),
+    "sigma": (
+        "attention_unet",
+        {"width": 4, "levels": 2, "attention": "none", "noise_level": True},
+    ),
+    "dncnn": ("dncnn", {"depth": 4, "width": 4, "channels": 1}),
+}
+
+
+def inputs(model, size) -> tuple[np.ndarray, ...]:
+    rng = np.random.default_rng(0)
+    noisy = rng.random((*size, model.channels), np.float32)
+    level = rng.random(size[0], np.float32) / 4
+    return (noisy, level) if getattr(model, "noise_level", False) else (noisy,)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_onnx_at_every_size(tmp_path, name):
+    runtime = pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    kind, options = NETWORKS[name]
+    model = network(kind, **options)
+    path = tmp_path / "net.onnx"
+    export.to_onnx(model, path)
+    assert [p.name for p in tmp_path.iterdir()] == ["net.onnx"]
+    session = runtime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    for size in SIZES:
+        given = inputs(model, size)
+        feed = {"noisy": given[0].transpose(0, 3, 1, 2)}
+        feed |= {"sigma": given[1]} if len(given) > 1 else {}
+        (clean,) = session.run(["clean"], feed)
+        np.testing.assert_allclose(
+            clean.transpose(0, 2, 3, 1), model(*map(jnp.asarray, given)), atol=export.TOLERANCE
+        )
+    assert export.check_onnx(model, path, inputs(model, (1, 20, 21))[0][0]) < export.TOLERANCE
+    if name == "shuffle":
+        other = network(kind, **{**options, "width": 8})
+        with pytest.raises(RunError, match="gives other results"):
+            export.check_onnx(other, path, inputs(model, (1, 20, 21))[0][0])
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_stablehlo_at_every_size(tmp_path, name):
+    kind, options = NETWORKS[name]
+    model = network(kind, **options)
+    export.to_stablehlo(model, tmp_path / "net.stablehlo")
+    loaded = jax.export.deserialize((tmp_path / "net.stablehlo").read_bytes())
+    for size in ((1, 24, 36), (2, 8, 12)):
+        given = [jnp.asarray(x) for x in inputs(model, size)]
+        np.testing.assert_allclose(loaded.call(*given), model(*given), atol=1e-5)
+
+
+def test_what_cannot_be_exported_says_so(tmp_path):
+    classifier = nnx.eval_shape(
+        lambda: sa_flax.create_model("sa_resnet50", num_classes=2, rngs=nnx.Rngs(0))
+    )
+    with pytest.raises(InputError, match="AttentionUNet and DnCNN can"):
+        export.to_onnx(classifier, tmp_path / "a.onnx")
+    assert list(tmp_path.iterdir()) == []
