@@ -75,13 +75,22 @@ class Overlap:
         """From one tile to the next; not positive where tiles of this size can't be joined."""
         return tile - 2 * self.margin - self.ramp
 
-    def spans(self, length: int, tile: int) -> tuple[Span, ...]:
-        """Tiles that cover an axis of `length` pixels, all inside where it is longer than one."""
+    def count(self, length: int, tile: int) -> int:
+        """Tiles that cover an axis of `length` pixels; 0 where they are too small to be joined.
+
+        Of tiles little larger than two margins nearly all would be overlap.
+        """
         if length <= tile:
-            return (Span(0, 0, 0),)
+            return 1
         step = self.step(tile)
-        count = 1 + -(-(length - tile) // step)
-        starts = [min(index * step, length - tile) for index in range(count)]
+        if step < max(self.stride, self.margin // 2):
+            return 0
+        return 1 + -(-(length - tile) // step)
+
+    def spans(self, length: int, tile: int) -> tuple[Span, ...]:
+        """The tiles of an axis, all inside where it is longer than one."""
+        count, step = self.count(length, tile), self.step(tile)
+        starts = [min(index * step, length - tile) if index else 0 for index in range(count)]
         spans = [Span(0, 0, 0)]
         for before, start in itertools.pairwise(starts):
             spare = before + tile - start - 2 * self.margin - self.ramp
@@ -89,12 +98,8 @@ class Overlap:
             spans.append(Span(start, low, low + self.ramp))
         return tuple(spans)
 
-    def plan(self, height: int, width: int, tile: tuple[int, int]) -> Plan | None:
-        """The plan with tiles of this size; None where they are too small to be joined."""
-        for length, side in zip((height, width), tile, strict=True):
-            # Of smaller ones nearly all would be overlap.
-            if length > side and self.step(side) < max(self.stride, self.margin // 2):
-                return None
+    def plan(self, height: int, width: int, tile: tuple[int, int]) -> Plan:
+        """The plan with tiles of this size."""
         return Plan((height, width), tile, self.spans(height, tile[0]), self.spans(width, tile[1]))
 
 
@@ -123,35 +128,39 @@ class Planner:
           per_pixel: bytes that the network takes for each pixel of a tile.
         """
 
+        sides = self._sides(_SIDES + (_LARGER if self.whole else ()))
+        sizes = {(h, w) for h in _useful(sides, height) for w in _useful(sides, width)}
+        counts = {
+            (h, w): self.overlap.count(height, h) * self.overlap.count(width, w)
+            for h, w in sizes.union(self._used)
+        }
+        possible = {tile: count for tile, count in counts.items() if count}
+
+        def cost(tile: tuple[int, int]) -> tuple[int, tuple[int, int]]:
+            return possible[tile] * tile[0] * tile[1], tile
+
         def fits(tile: tuple[int, int]) -> bool:
             # Twice, as memory of one tile is given back while the next is at work already. Besides,
             # a strip of the result as high as the tile, in float32 of up to 4 channels.
             return tile[0] * (2 * tile[1] * per_pixel + 16 * width) <= room
 
-        sides = self._sides(_SIDES + (_LARGER if self.whole else ()))
-        sizes = [(h, w) for h in _useful(sides, height) for w in _useful(sides, width)]
-        sizes += [size for size in self._used if size not in sizes]
-        plans = [p for p in (self.overlap.plan(height, width, s) for s in sizes) if p is not None]
-        allowed = [p for p in plans if fits(p.tile)]
-        if self.whole and any(p.count == 1 for p in allowed):
-            allowed = [p for p in allowed if p.count == 1]
+        allowed = [tile for tile in possible if fits(tile)]
+        if self.whole and any(possible[tile] == 1 for tile in allowed):
+            allowed = [tile for tile in allowed if possible[tile] == 1]
         else:
-            allowed = [p for p in allowed if p.tile[0] * p.tile[1] <= _ENOUGH] or allowed
+            allowed = [tile for tile in allowed if tile[0] * tile[1] <= _ENOUGH] or allowed
         # With too little memory for any: the smallest there is.
-        best = min(
-            allowed or [min(plans, key=lambda p: p.tile[0] * p.tile[1])],
-            key=lambda p: (p.cost, p.tile),
-        )
-        used = [p for p in allowed if p.tile in self._used]
+        best = min(allowed or [min(possible, key=lambda tile: (tile[0] * tile[1], tile))], key=cost)
+        used = [tile for tile in allowed if tile in self._used]
         if used:
-            again = min(used, key=lambda p: p.cost)
-            self._wasted += again.cost - best.cost
+            again = min(used, key=cost)
+            self._wasted += cost(again)[0] - cost(best)[0]
             if self._wasted <= _COMPILING:
-                return again
+                return self.overlap.plan(height, width, again)
         self._wasted = 0
-        if best.tile not in self._used:
-            self._used.append(best.tile)
-        return best
+        if best not in self._used:
+            self._used.append(best)
+        return self.overlap.plan(height, width, best)
 
     def _sides(self, sides: tuple[int, ...]) -> list[int]:
         stride, least = self.overlap.stride, 2 * self.overlap.margin + self.overlap.ramp
