@@ -92,8 +92,8 @@ def _photograph(channels: int) -> "np.ndarray":
     import numpy as np
 
     from sa_flax.data.builders import PHOTOGRAPHS
-    from sa_flax.pictures import read_rgb8
     from sa_flax.data.pipeline import to_channels
+    from sa_flax.pictures import read_rgb8
 
     picture = read_rgb8(PHOTOGRAPHS / "budgie-perched-osprey.jpg")[100:197, 100:230]
     noise = np.random.default_rng(0).normal(0, 25 / 255, (*picture.shape[:2], channels))

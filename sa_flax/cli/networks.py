@@ -42,9 +42,9 @@ def load_model(name: str) -> Any:
     """
     from flax import nnx
 
+    from sa_flax.models.registry import network_of
     from sa_flax.models.saved import from_pretrained
     from sa_flax.training.run_directory import read_config, restore_ema
-    from sa_flax.models.registry import network_of
 
     name = name if _is_shipped(name) else check_name(name)
     if not os.path.isdir(name) or os.path.isfile(os.path.join(name, "model.safetensors")):

@@ -216,18 +216,20 @@ def cbam(
     x = _check("cbam", x, params)
 
     def compute(x, params):
-        by_channel, by_place = _cbam_gates(x, params, window)
-        return (widened(x) * by_channel * by_place).astype(x.dtype)
+        _, y, by_place = _cbam_terms(x, params, window)
+        return (y * by_place).astype(x.dtype)
 
     return over_mesh(compute, x, params)
 
 
-def _cbam_gates(x: Array, params: CBAMParams, window: Window) -> tuple[Array, Array]:
+def _cbam_terms(x: Array, params: CBAMParams, window: Window) -> tuple[Array, Array, Array]:
+    """The gate of the channels, what is left of x by it, and the gate of the positions."""
     params = _as(x, params)
     largest = widened(spatial_max(x, window=window))
     logits = _two_dense(spatial_mean(x, window=window), params) + _two_dense(largest, params)
     by_channel = jax.nn.sigmoid(logits)
-    return by_channel, _mean_and_max_gate(widened(x) * by_channel, params)
+    y = widened(x) * by_channel
+    return by_channel, y, _mean_and_max_gate(y, params)
 
 
 def cbam_maps(x: Float[Array, "*B H W C"], params: CBAMParams, *, window: Window = None) -> Maps:
@@ -241,7 +243,8 @@ def cbam_maps(x: Float[Array, "*B H W C"], params: CBAMParams, *, window: Window
     x = _check("cbam", x, params)
 
     def compute(x, params):
-        return dict(zip(("channel", "spatial"), _cbam_gates(x, params, window), strict=True))
+        by_channel, _, by_place = _cbam_terms(x, params, window)
+        return {"channel": by_channel, "spatial": by_place}
 
     return over_mesh(compute, x, params, like_x=False)
 

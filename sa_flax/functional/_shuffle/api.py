@@ -9,7 +9,8 @@ from sa_flax.functional._shuffle.derivative import fused
 from sa_flax.functional._shuffle.parts import (
     ShuffleAttentionParams,
     check_params,
-    gate_maps,
+    gates_of_halves,
+    group_split,
     textbook,
 )
 from sa_flax.functional.canvas import current_canvas
@@ -106,7 +107,10 @@ def shuffle_attention_maps(
     groups = check_params(x.shape[-1], params, groups)
 
     def compute(x, params):
-        by_channel, by_place = gate_maps(x, params, groups=groups, epsilon=epsilon, window=window)
+        halves = group_split(x, groups)
+        by_channel, by_place = gates_of_halves(
+            *halves, params, groups=groups, epsilon=epsilon, window=window
+        )
         return {"channel": by_channel, "spatial": by_place}
 
     return over_mesh(compute, x, params, like_x=False)

@@ -276,18 +276,18 @@ def _check_shuffle(features: int, groups: int) -> int:
     return features // groups
 
 
-def gate_maps(
-    x: Float[Array, "*B H W C"],
+def gates_of_halves(
+    first: Float[Array, "*B H W D"],
+    second: Float[Array, "*B H W D"],
     params: ShuffleAttentionParams,
     *,
     groups: int,
     epsilon: float,
     window: Window = None,
-) -> tuple[Float[Array, "*#B #H #W C//2"], Float[Array, "*B H W C//2"]]:
+) -> tuple[Float[Array, "*#B #H #W D"], Float[Array, "*B H W D"]]:
     """The gates of the two halves that `group_split` gives, in the statistics' dtype."""
     # One copy of the vectors for each group.
     tiled = ShuffleAttentionParams(*(jnp.tile(vector, groups) for vector in params))
-    first, second = group_split(x, groups)
     by_channel = channel_gate_map(first, tiled.channel_weight, tiled.channel_bias, window=window)
     by_place = spatial_gate_map(second, *tiled[2:], epsilon=epsilon, window=window)
     return by_channel, by_place
@@ -307,8 +307,8 @@ def textbook(
     Slower than the fused form and of more memory, but one line for each line of the formula. It
     takes a window, and derivatives of the fused form's own derivative go through it.
     """
-    gates = gate_maps(x, params, groups=groups, epsilon=epsilon, window=window)
     halves = group_split(x, groups)
+    gates = gates_of_halves(*halves, params, groups=groups, epsilon=epsilon, window=window)
     y0, y1 = ((widened(h) * gate).astype(x.dtype) for h, gate in zip(halves, gates, strict=True))
     merged = group_merge(y0, y1, groups)
     return channel_shuffle(merged, 2) if shuffle else merged
