@@ -51,14 +51,16 @@ def run_directory(tmp_path_factory) -> Path:
     """The directory of a run that saved its untrained network: two levels of four features."""
     from flax import nnx
 
-    from sa_flax.config import Config, ModelConfig, to_json
+    from sa_flax.config import Config, DataConfig, ModelConfig, to_json
     from sa_flax.training.checkpoint import Checkpoints
     from sa_flax.training.network import save_network
     from sa_flax.training.run_directory import CONFIG
     from sa_flax.training.state import create_state, make_optimizer
 
     run = tmp_path_factory.mktemp("run")
-    config = dataclasses.replace(Config(), model=ModelConfig(width=4, levels=2))
+    config = dataclasses.replace(
+        Config(), model=ModelConfig(width=4, levels=2), data=DataConfig(gray_share=0.1)
+    )
     (run / CONFIG).write_text(to_json(config))
     graphdef, state = create_state(config, make_optimizer(config.optimizer, config.steps))
     checkpoints = Checkpoints(run)

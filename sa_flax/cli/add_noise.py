@@ -48,22 +48,25 @@ def run(options: argparse.Namespace, stop: Stop) -> int:
     """Adds noise to what `options` ask for; returns the exit code."""
     import numpy as np
 
+    from sa_flax.pictures import on_colours
+
     hint_at_scale(options.sigma)
 
     def noisy(pixels: "np.ndarray", index: int) -> "np.ndarray":
-        top = np.iinfo(pixels.dtype).max
-        colours = pixels.shape[-1] - (pixels.shape[-1] in (2, 4)) if pixels.ndim == 3 else None
-        colour = pixels[..., :colours]
         generator = np.random.default_rng([options.seed, index])
-        noise = generator.normal(0, options.sigma / 255 * top, colour.shape)
-        result = pixels.copy()
-        result[..., :colours] = np.clip(np.round(colour + noise), 0, top).astype(pixels.dtype)
-        return result
+
+        def add(colours: "np.ndarray") -> "np.ndarray":
+            return colours + generator.normal(0, options.sigma / 255, colours.shape)
+
+        return on_colours(add, pixels)
 
     work.check_report_file("--json", options.json)
     return work.process(
-        jobs.plan(options.paths, options.output, overwrite=options.overwrite),
+        jobs.plan(
+            options.paths, options.output, overwrite=options.overwrite, suffix=options.format
+        ),
         noisy,
+        kind=work.Kind(options.format, options.quality),
         stop=stop,
         words=work.Words(options.quiet, options.verbose, "added noise to"),
         json_file=options.json,

@@ -3,18 +3,17 @@
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from sa_flax import __version__
 from sa_flax.cli import jobs, networks, work
-from sa_flax.cli.options import Parser, add_words, hint_at_scale, level, whole
+from sa_flax.cli.options import Parser, add_words, ending, hint_at_scale, level, share, whole
 from sa_flax.cli.stopping import Stop
 from sa_flax.errors import InputError
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from sa_flax.inference.denoiser import Denoiser
     from sa_flax.pictures import Picture
 
 COMPUTES = True
@@ -63,6 +62,36 @@ def parser() -> Parser:
         "has too little memory for (default: 1)",
     )
     options.add_argument(
+        "--memory",
+        metavar="SIZE",
+        help="how much memory to take, e.g. 2GB: large pictures go through in tiles (default: a "
+        "share of what is free)",
+    )
+    options.add_argument(
+        "--strength",
+        type=share,
+        default=1.0,
+        metavar="0..1",
+        help="how much of what the network takes away is taken away (default: 1)",
+    )
+    options.add_argument(
+        "--keep-detail",
+        type=share,
+        default=0.0,
+        metavar="0..1",
+        help="how much fine texture to put back (default: 0)",
+    )
+    options.add_argument(
+        "--self-ensemble",
+        action="store_true",
+        help="mean over eight flips and rotations: a little better, eight times the work",
+    )
+    options.add_argument(
+        "--estimate-noise",
+        action="store_true",
+        help="say how much noise each picture has, by the picture alone, and of what kind",
+    )
+    options.add_argument(
         "--compare",
         action="store_true",
         help="write NAME_compare.png beside each result: before, after, the removed noise, and an "
@@ -107,6 +136,18 @@ def add_results(options: argparse.ArgumentParser) -> None:
     options.add_argument(
         "--json", type=Path, metavar="FILE", help="write what became of every picture to this file"
     )
+    options.add_argument(
+        "--format",
+        type=ending,
+        metavar="END",
+        help="write all results as this kind, e.g. png (default: as their originals)",
+    )
+    options.add_argument(
+        "--quality",
+        type=whole(1, 100),
+        metavar="1..100",
+        help="of results in formats that lose something (default: JPEG as it came)",
+    )
 
 
 def run(options: argparse.Namespace, stop: Stop) -> int:
@@ -115,21 +156,35 @@ def run(options: argparse.Namespace, stop: Stop) -> int:
         work.check_report_file(f"--{option}", getattr(options, option))
     if options.output == jobs.STREAM and (options.compare or options.report):
         raise InputError("--compare and --report need files: give --output FOLDER.")
-    plan = jobs.plan(options.paths, options.output, overwrite=options.overwrite)
+    plan = jobs.plan(
+        options.paths, options.output, overwrite=options.overwrite, suffix=options.format
+    )
     hint_at_scale(options.sigma)
-    denoiser = networks.load(options.model, window=options.window, devices=options.devices)
-    name = options.model or networks.default()
+    chosen = networks.Chosen(
+        options.model, window=options.window, devices=options.devices, memory=options.memory
+    )
+    if not options.quiet and options.output != jobs.STREAM:
+        print(f"network: {chosen.name}", flush=True)
     return work.process(
         plan,
-        function_of(denoiser, name, options.sigma),
+        function_of(
+            chosen,
+            options.sigma,
+            stop=stop,
+            estimate=options.estimate_noise,
+            strength=options.strength,
+            keep_detail=options.keep_detail,
+            self_ensemble=options.self_ensemble,
+        ),
+        kind=work.Kind(options.format, options.quality),
         stop=stop,
         words=work.Words(options.quiet, options.verbose, "denoised"),
         after=[_write_comparison] if options.compare else [],
         at_end=None
         if options.report is None
-        else lambda done: _write_report(options.report, done, name, stop),
+        else lambda done: _write_report(options.report, done, chosen.name, stop),
         json_file=options.json,
-        about={"sa_flax": __version__, "model": name, "sigma": options.sigma},
+        about={"sa_flax": __version__, "model": chosen.name, "sigma": options.sigma},
     )
 
 
@@ -153,27 +208,66 @@ def _write_report(page: Path, done: Sequence[tuple[str, str]], name: str, stop: 
         write_page(page, entries, f"Denoised by {name}", stop)
 
 
-def function_of(denoiser: "Denoiser", name: str, sigma: float | None) -> work.Function:
+def function_of(
+    chosen: networks.Chosen,
+    sigma: float | None,
+    *,
+    stop: Stop | None = None,
+    estimate: bool = False,
+    **finish: Any,
+) -> work.Function:
     """What `denoise` and `evaluate` do to a picture: (pixels, its place) -> pixels.
 
     Args:
-      denoiser: the network.
-      name: what it is called in messages.
+      chosen: the network.
       sigma: noise level, 0-255, for a network that takes one.
+      stop: asked between the tiles of a picture.
+      estimate: say how much noise there is.
+      **finish: strength, keep_detail and self_ensemble of `Denoiser.__call__`.
 
     Raises:
       InputError: where the network needs a level and there is none, or the other way round.
     """
-    if (sigma is not None) != denoiser.takes_noise_level:
+    if (sigma is not None) != chosen.asked.takes_noise_level:
         raise InputError(
-            f"the network in {name} needs the noise level: give --sigma (0-255)."
-            if denoiser.takes_noise_level
-            else f"the network in {name} is blind: leave --sigma out."
+            f"the network in {chosen.name} needs the noise level: give --sigma (0-255)."
+            if chosen.asked.takes_noise_level
+            else f"the network in {chosen.name} is blind: leave --sigma out."
         )
-    unit = None if sigma is None else sigma / 255
+
+    def report(done: int, total: int) -> None:
+        if stop is not None and done < total:
+            stop.check()
 
     def function(pixels: "np.ndarray", index: int) -> "np.ndarray":
         del index
-        return denoiser(pixels, unit)
+        from sa_flax.pictures import on_colours
+
+        denoiser = chosen.of(pixels)
+        unit = sigma / 255 if sigma is not None and denoiser.takes_noise_level else None
+
+        def denoise(picture: "np.ndarray") -> "np.ndarray":
+            return denoiser(picture, unit, report=report, **finish)
+
+        if estimate:
+            _say_noise(pixels)
+        if pixels.dtype.name in ("uint8", "uint16"):
+            return denoise(pixels)
+        return on_colours(denoise, pixels)
 
     return function
+
+
+def _say_noise(pixels: "np.ndarray") -> None:
+    """Prints the noise of a picture by the picture alone."""
+    from sa_flax.inference.noise_estimate import estimate_noise
+    from sa_flax.pictures import split_alpha, to_unit
+
+    unit, _ = to_unit(split_alpha(pixels[..., None] if pixels.ndim == 2 else pixels)[0])
+    if min(unit.shape[:2]) < 16:
+        print("noise: the picture is too small to tell")
+        return
+    noise = estimate_noise(unit)
+    levels = " / ".join(f"{255 * sigma:.1f}" for sigma in noise.sigma)
+    kind = "looks white" if noise.white else "neighbouring pixels go together"
+    print(f"noise: sigma {levels} of 255 by channel; {kind}", flush=True)

@@ -16,7 +16,6 @@ from sa_flax.errors import InputError
 if TYPE_CHECKING:
     import numpy as np
 
-    from sa_flax.inference.denoiser import Denoiser
 
 COMPUTES = True
 _LEVELS = (15.0, 25.0, 50.0)
@@ -123,13 +122,13 @@ def _holds_a_network(folder: Path) -> bool:
 def _with_noise(options: argparse.Namespace) -> tuple[str, Rows, Rows, int]:
     """Under the published protocol: the table, means, rows of every picture, failed files."""
     from sa_flax.inference import evaluate as evaluation
-    from sa_flax.pictures import find_pictures, read_rgb8, to_channels
+    from sa_flax.pictures import find_pictures, is_gray, read_rgb8, to_channels
 
     images = options.images
     files = find_pictures(images)
     if not files:
         raise InputError(f"no pictures in {images}.")
-    denoiser = networks.load(options.model)
+    chosen = networks.Chosen(options.model)
     pictures, used, failed = [], [], 0
     for file in files:
         try:
@@ -140,7 +139,8 @@ def _with_noise(options: argparse.Namespace) -> tuple[str, Rows, Rows, int]:
                     f"{file}: is {width} x {height} pixels; SSIM is defined from "
                     f"{evaluation.SMALLEST} x {evaluation.SMALLEST}."
                 )
-            pictures.append(to_channels(picture, denoiser.channels))
+            channels = 1 if is_gray(picture) else chosen.asked.channels
+            pictures.append(to_channels(picture, channels))
             used.append(str(file.relative_to(images)))
         except Exception as error:  # whatever a reader raises
             failed += 1
@@ -150,7 +150,7 @@ def _with_noise(options: argparse.Namespace) -> tuple[str, Rows, Rows, int]:
     methods: dict[str, evaluation.Method] = {}
     if options.baseline:
         methods[evaluation.BASELINE] = evaluation.non_local_means
-    methods[_label(options)] = denoiser.method
+    methods[_label(options)] = chosen.method
     each: Rows = []
     means = evaluation.evaluate(
         methods,
@@ -181,11 +181,11 @@ def _on_pairs(options: argparse.Namespace) -> tuple[str, Rows, Rows, int]:
     )
     for line in alone:
         print(f"sa-flax: left out: {line}", file=sys.stderr)
-    denoiser = networks.load(options.model)
+    chosen = networks.Chosen(options.model)
     methods: dict[str, pairs.Function] = {}
     if options.baseline:
         methods[evaluation.BASELINE] = _baseline
-    methods[_label(options)] = _as_the_command_does(denoiser, options)
+    methods[_label(options)] = _as_the_command_does(chosen, options)
     rows: Rows = []
     failed = 0
     show = _progress if sys.stderr.isatty() and not options.quiet else _quiet
@@ -202,10 +202,10 @@ def _on_pairs(options: argparse.Namespace) -> tuple[str, Rows, Rows, int]:
     return table, pairs.means(rows), rows, failed
 
 
-def _as_the_command_does(denoiser: "Denoiser", options: argparse.Namespace):
+def _as_the_command_does(chosen: networks.Chosen, options: argparse.Namespace):
     """What `sa-flax denoise` does to the pixels of a file, so that the two can't disagree."""
     sigma = options.sigma[0] if options.sigma else None
-    function = function_of(denoiser, options.model or networks.default(), sigma)
+    function = function_of(chosen, sigma)
     return lambda pixels: function(pixels, 0)
 
 

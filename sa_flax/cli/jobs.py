@@ -9,13 +9,11 @@ from pathlib import Path
 
 from sa_flax.errors import InputError
 
+_NAMED = 10  # files that are left out, by name
 STREAM = Path("-")  # standard input or output
 UNNAMED = "stdin"  # what the picture from standard input is called in a folder, and its suffix
 # Endings that mean a file, not a folder, of a kind that is not written.
-_NOT_WRITTEN = (
-    *(".gif", ".heic", ".heif", ".avif", ".jxl", ".jp2", ".tga", ".psd", ".exr", ".hdr", ".svg"),
-    *(".pdf", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".raf", ".rw2", ".orf", ".npy"),
-)
+_NOT_WRITTEN = (".jp2", ".tga", ".psd", ".exr", ".hdr", ".svg", ".pdf", ".npy")
 
 
 @dataclass(frozen=True)
@@ -55,7 +53,9 @@ class Plan:
         return len(self.jobs) + len(self.done)
 
 
-def plan(paths: Sequence[Path], output: Path, *, overwrite: bool = False) -> Plan:
+def plan(
+    paths: Sequence[Path], output: Path, *, overwrite: bool = False, suffix: str | None = None
+) -> Plan:
     """Plans the results of `paths` under `output`.
 
     Pictures in folders keep their place below the folder. `output` is the file to write where
@@ -66,6 +66,7 @@ def plan(paths: Sequence[Path], output: Path, *, overwrite: bool = False) -> Pla
       paths: picture files, folders, or `STREAM` for standard input.
       output: a folder, a file, or `STREAM` for standard output.
       overwrite: do what is done already once more.
+      suffix: of all results; by default each has its original's, where that can be written.
 
     Raises:
       InputError: where nothing is asked for, a folder holds no pictures, two results would have
@@ -76,10 +77,8 @@ def plan(paths: Sequence[Path], output: Path, *, overwrite: bool = False) -> Pla
     if output == STREAM:
         return _to_stream(paths)
     one_file = len(paths) == 1 and not os.path.isdir(paths[0])
-    if one_file and output.suffix.lower() in _NOT_WRITTEN and not os.path.isdir(output):
-        raise InputError(
-            f"{output}: {output.suffix} files can't be written; name it .png, .tif, .jpg or .webp."
-        )
+    if one_file and not os.path.isdir(output):
+        _check_ending(output)
     if one_file and _names_a_picture(output) and not os.path.isdir(output):
         found, left_out = [(paths[0], output)], list[str]()
     else:
@@ -88,7 +87,7 @@ def plan(paths: Sequence[Path], output: Path, *, overwrite: bool = False) -> Pla
                 f"{output} is a file; --output must be a folder"
                 f"{'' if one_file else ' where there is more than one picture'}."
             )
-        found, left_out = _into_folder(paths, output)
+        found, left_out = _into_folder(paths, output, suffix)
     _check_clashes(found)
     jobs = [Job(source, target, index) for index, (source, target) in enumerate(found)]
     if overwrite:
@@ -109,6 +108,18 @@ def _may_be_an_original(job: Job) -> str:
     )
 
 
+def _check_ending(output: Path) -> None:
+    """Raises InputError for a file whose ending means a kind of picture that is not written."""
+    from sa_flax.pictures import SUFFIXES, output_suffix
+
+    ending = output.suffix.lower()
+    known = ending in SUFFIXES
+    if ending in _NOT_WRITTEN or (known and output_suffix(output).lower() != ending):
+        raise InputError(
+            f"{output}: {ending} files can't be written; name it .png, .tif, .jpg or .webp."
+        )
+
+
 def _names_a_picture(path: Path) -> bool:
     from sa_flax.pictures import SUFFIXES
 
@@ -123,9 +134,11 @@ def _to_stream(paths: Sequence[Path]) -> Plan:
     return Plan((Job(paths[0], STREAM, 0),))
 
 
-def _into_folder(paths: Sequence[Path], output: Path) -> tuple[list[tuple[Path, Path]], list[str]]:
+def _into_folder(
+    paths: Sequence[Path], output: Path, suffix: str | None
+) -> tuple[list[tuple[Path, Path]], list[str]]:
     """(source, target) of all pictures, and lines about files that are left out."""
-    from sa_flax.pictures import find_pictures
+    from sa_flax.pictures import survey
 
     found: list[tuple[Path, Path]] = []
     left_out: list[str] = []
@@ -133,7 +146,10 @@ def _into_folder(paths: Sequence[Path], output: Path) -> tuple[list[tuple[Path, 
         if path == STREAM:
             found.append((path, output / UNNAMED))  # its suffix is known once it is read
         elif os.path.isdir(path):
-            pictures = find_pictures(path)
+            pictures, others = survey(path)
+            left_out += [f"{other}: {reason}" for other, reason in others[:_NAMED]]
+            if len(others) > _NAMED:
+                left_out.append(f"{path}: {len(others) - _NAMED} more files that are no pictures")
             own = results_in(output, pictures) if not _same(path, output) else set()
             if own:
                 left_out.append(f"{output}: {len(own)} pictures in it, which are results")
@@ -143,7 +159,27 @@ def _into_folder(paths: Sequence[Path], output: Path) -> tuple[list[tuple[Path, 
             found += [(picture, output / picture.relative_to(path)) for picture in pictures]
         else:
             found.append((path, output / path.name))
-    return found, left_out
+    return _with_suffixes(found, suffix), left_out
+
+
+def _with_suffixes(
+    found: Sequence[tuple[Path, Path]], suffix: str | None
+) -> list[tuple[Path, Path]]:
+    """Targets with the suffix that is asked for, or with one that can be written.
+
+    The result of a.gif is a.png, or a.gif.png where a.png is another's.
+    """
+    from sa_flax.pictures import output_suffix
+
+    natural = {target for _, target in found}
+    named = []
+    for source, target in found:
+        written = suffix or (output_suffix(target) if target.name != UNNAMED else target.suffix)
+        if target.name != UNNAMED and target.suffix and written.lower() != target.suffix.lower():
+            renamed = target.with_suffix(written)
+            target = target.with_name(target.name + written) if renamed in natural else renamed
+        named.append((source, target))
+    return named
 
 
 def results_in(output: Path, pictures: Sequence[Path]) -> set[Path]:

@@ -1,12 +1,15 @@
 """The network that a command uses: by name, by directory, and what people give by mistake."""
 
 import os
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sa_flax.errors import InputError, nearest
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from sa_flax.inference.denoiser import Denoiser
 
 HELP = (
@@ -18,43 +21,87 @@ _DEFAULTS = ("photo", "color", "gray")
 _CHECKPOINTS = (".pth", ".pth.tar", ".pt", ".ckpt", ".bin", ".safetensors")
 
 
-def load(name: str | None, *, window: int | None = None, devices: int = 1) -> "Denoiser":
-    """The network of a name or directory; without one, the one for photographs.
+class Chosen:
+    """The network that was asked for, and another for gray pictures where it knows colour only.
+
+    Args:
+      name: of the network, None for the one for photographs.
+      window, devices, memory: as for `Denoiser`.
+
+    Attributes:
+      asked: the network of that name.
+      name: the name.
+
+    Raises:
+      InputError: where there is none, or `name` is something else; it says what.
+    """
+
+    def __init__(
+        self,
+        name: str | None,
+        *,
+        window: int | None = None,
+        devices: int = 1,
+        memory: str | None = None,
+    ):
+        self.name = default() if name is None else name
+        side = None if window is None else (window, window)
+        self._options = {"window": side, "devices": devices, "memory": memory}
+        self.asked = load(self.name, **self._options)
+        self._for_gray: Denoiser | None = None
+
+    def of(self, pixels: "np.ndarray") -> "Denoiser":
+        """The network for a picture.
+
+        Raises:
+          InputError: for a gray picture, where neither this network nor a shipped one suits it.
+        """
+        from sa_flax.pictures import is_gray
+
+        if getattr(self.asked, "suits_gray", True) or not is_gray(pixels):
+            return self.asked
+        if self._for_gray is None:
+            name = for_gray(self.name)
+            print(
+                f"sa-flax: gray pictures go through the network {name!r}: {self.name} knows the "
+                "noise of colour pictures only.",
+                file=sys.stderr,
+            )
+            self._for_gray = load(name, **self._options)
+        return self._for_gray
+
+    def method(self, noisy: "np.ndarray", sigma: float | None) -> "np.ndarray":
+        """The form that evaluation compares: float pictures (H, W, C), sigma in [0, 1] units."""
+        return self.of(noisy).method(noisy, sigma)
+
+
+def load(name: str, **options: Any) -> "Denoiser":
+    """The network of a name or directory, with the options of `Denoiser`.
 
     Raises:
       InputError: where there is none, or what is given is something else; it says what.
     """
     from sa_flax.inference.denoiser import Denoiser
 
-    if name is None:
-        name = default()
-    if not _is_shipped(name):
-        name = check_name(name)
-    side = None if window is None else (window, window)
-    return Denoiser.from_pretrained(name, window=side, devices=devices)
+    return Denoiser.from_pretrained(name if _is_shipped(name) else check_name(name), **options)
 
 
 def load_model(name: str) -> Any:
-    """The network itself, in evaluation mode, for what needs its layers.
-
-    Raises:
-      InputError: as `load`.
-    """
-    from flax import nnx
-
-    from sa_flax.models.registry import network_of
+    """The network itself, in evaluation mode, for what needs its layers. Raises as `load`."""
     from sa_flax.models.saved import from_pretrained
-    from sa_flax.training.run_directory import read_config, restore_ema
 
-    name = name if _is_shipped(name) else check_name(name)
-    if not os.path.isdir(name) or os.path.isfile(os.path.join(name, "model.safetensors")):
-        return from_pretrained(name)[0]
-    config = read_config(Path(name))
-    abstract = nnx.eval_shape(lambda: network_of(config))
-    graphdef, *states = nnx.split(abstract, nnx.Param, ...)
-    model = nnx.merge(graphdef, *restore_ema(Path(name), *states))
-    model.eval()
-    return model
+    return from_pretrained(name if _is_shipped(name) else check_name(name))[0]
+
+
+def for_gray(instead_of: str) -> str:
+    """The shipped network for gray pictures. Raises InputError where there is none."""
+    for name in ("photo", "gray"):
+        if _is_shipped(name) and name != instead_of:
+            return name
+    raise InputError(
+        f"the picture is gray, and {instead_of} knows the noise of colour pictures only. Give "
+        "--model with a network for gray pictures."
+    )
 
 
 def default() -> str:

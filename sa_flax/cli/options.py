@@ -128,6 +128,27 @@ def hint_at_scale(*levels: float | None) -> None:
             )
 
 
+def share(text: str) -> float:
+    """A number from 0 to 1, as `type=` of an option."""
+    what = "must be a number from 0 to 1"
+    value = _number(text, float, what)
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"{what}; got {text}")
+    return value
+
+
+def ending(text: str) -> str:
+    """The suffix of a kind of picture that can be written, as `type=` of an option."""
+    import numpy as np
+
+    from sa_flax.pictures import what_cannot_be_written
+
+    suffix = f".{text.lower().removeprefix('.')}"
+    if reason := what_cannot_be_written(f"result{suffix}", np.zeros((1, 1, 3), np.uint8)):
+        raise argparse.ArgumentTypeError(reason.replace("--format ", ""))
+    return suffix
+
+
 def whole(least: int = 1, most: int = 2**31 - 1) -> Callable[[str], int]:
     """A whole number from `least` to `most`, as `type=` of an option."""
 

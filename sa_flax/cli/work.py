@@ -50,6 +50,19 @@ class Record:
 
 
 @dataclass(frozen=True)
+class Kind:
+    """What results are written as, where it is not as their originals.
+
+    Attributes:
+      suffix: of all results, e.g. ".png".
+      quality: 1 to 100, for the formats that lose something.
+    """
+
+    suffix: str | None = None
+    quality: int | None = None
+
+
+@dataclass(frozen=True)
 class Words:
     """How much is said.
 
@@ -73,6 +86,7 @@ def process(
     at_end: Callable[[Sequence[tuple[str, str]]], None] | None = None,
     json_file: Path | None = None,
     about: dict[str, Any] | None = None,
+    kind: Kind | None = None,
 ) -> int:
     """Reads each picture, applies `function(pixels, index)` and writes the result; the exit code.
 
@@ -88,6 +102,7 @@ def process(
         work is stopped.
       json_file: gets a report of every picture, also where the work is stopped.
       about: what the report says besides.
+      kind: what the results are written as.
 
     Raises:
       Stopped: after a signal.
@@ -101,7 +116,7 @@ def process(
     try:
         for job in plan.jobs:
             with stop.after("this picture"):
-                record = _one(job, function, after, progress, words.verbose)
+                record = _one(job, function, after, progress, words.verbose, kind or Kind())
             records.append(record)
             if record.status == "no room":  # nor will there be for the others
                 records[-1] = dataclasses.replace(record, status="failed")
@@ -123,7 +138,12 @@ def process(
 
 
 def _one(
-    job: Job, function: Function, after: Sequence[After], progress: Progress, verbose: bool
+    job: Job,
+    function: Function,
+    after: Sequence[After],
+    progress: Progress,
+    verbose: bool,
+    kind: Kind,
 ) -> Record:
     started = time.monotonic()
     width, height = None, None
@@ -131,14 +151,17 @@ def _one(
     try:
         if job.refusal:
             raise InputError(job.refusal)
-        picture, suffix = streams.read(job.source)
+        pages, suffix = streams.read(job.source)
+        suffix = kind.suffix or suffix
         target = streams.target_of(job, suffix)
-        height, width = picture.pixels.shape[:2]
-        streams.check_writable(target, suffix, picture)
-        result = dataclasses.replace(picture, pixels=function(picture.pixels, job.index))
-        streams.write(target, suffix, result)
+        height, width = pages[0].pixels.shape[:2]
+        streams.check_writable(target, suffix, pages)
+        results = [
+            dataclasses.replace(page, pixels=function(page.pixels, job.index)) for page in pages
+        ]
+        streams.write(target, suffix, results, quality=kind.quality)
         for call in after:
-            call(job.source, target, picture, result)
+            call(job.source, target, pages[0], results[0])
     except BrokenPipeError:  # of standard output, whose reader has left
         raise
     except Exception as error:  # of a reader, the network or a writer: the rest goes on

@@ -16,7 +16,7 @@ from sa_flax.functional.statistics import Window
 from sa_flax.inference.arrays import as_batch, check_values, from_unit, split_alpha, to_unit
 from sa_flax.inference.finish import REACH, Finish
 from sa_flax.inference.whole_or_tiles import Engine, Report, ignore
-from sa_flax.models.saved import from_pretrained
+from sa_flax.models.saved import from_pretrained, suits_gray
 
 
 class Denoiser:
@@ -89,6 +89,7 @@ class Denoiser:
         model.eval()
         self.channels = channels
         self.takes_noise_level: bool = getattr(model, "noise_level", False)
+        self.suits_gray = channels == 1
         self._graphdef, state = nnx.split(model)
         self._rows: NamedSharding | None = None
         if devices != 1:
@@ -114,11 +115,13 @@ class Denoiser:
         Raises:
           InputError: as `sa_flax.from_pretrained`, and for a network that is no denoiser.
         """
-        model, _ = from_pretrained(name, revision=revision)
+        model, config = from_pretrained(name, revision=revision)
         try:
-            return cls(model, window=window, devices=devices, memory=memory)
+            denoiser = cls(model, window=window, devices=devices, memory=memory)
         except TypeError as error:
             raise InputError(f"{name}: {error}") from error
+        denoiser.suits_gray = suits_gray(config)
+        return denoiser
 
     def with_variables(self, *states: nnx.State) -> "Denoiser":
         """The same network with other parameters; what is compiled is shared."""

@@ -124,6 +124,19 @@ def from_pretrained(
     return model, config
 
 
+def suits_gray(config: Mapping[str, Any]) -> bool:
+    """Whether a saved network denoises gray pictures, by its config.
+
+    Gray networks do. A colour network does where it has seen gray pictures in training: noise that
+    all channels share looks to others like the picture itself.
+    """
+    if config.get("options", {}).get("channels") == 1:
+        return True
+    training = config.get("training", {})
+    data = training.get("config", {}).get("data", {})
+    return bool(training.get("gray_share", data.get("gray_share", 0)))
+
+
 def fill(model: nnx.Module, arrays: Mapping[str, np.ndarray], origin: str) -> None:
     """Gives a network's parameters and statistics the values of `arrays`, in place.
 

@@ -22,6 +22,7 @@ from sa_flax.pictures.formats import SUFFIXES
 from sa_flax.pictures.picture import Picture
 from sa_flax.pictures.values import (
     from_unit,
+    is_gray,
     on_colours,
     side_by_side,
     split_alpha,
@@ -39,6 +40,7 @@ __all__ = [
     "encode_pages",
     "find_pictures",
     "from_unit",
+    "is_gray",
     "on_colours",
     "output_suffix",
     "read_pages",

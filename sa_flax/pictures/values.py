@@ -92,6 +92,14 @@ def on_colours(function: Callable[[np.ndarray], np.ndarray], pixels: np.ndarray)
     return np.concatenate([result, alpha], axis=-1).reshape(pixels.shape)
 
 
+def is_gray(pixels: np.ndarray) -> bool:
+    """Whether a picture (H, W) or (H, W, C) has one colour channel, or three that are equal."""
+    if pixels.ndim == 2 or pixels.shape[-1] < 3:
+        return True
+    first = pixels[..., 0]
+    return all(np.array_equal(first, pixels[..., channel]) for channel in (1, 2))
+
+
 def to_channels(rgb: np.ndarray, channels: int) -> np.ndarray:
     """(H, W, 3) uint8 as it is, or as (H, W, 1) luma (ITU-R 601)."""
     if channels == 3:

@@ -22,7 +22,7 @@ import gc, sys, time
 
 class Network:
     takes_noise_level, channels = False, 3
-    def __call__(self, pixels, sigma):
+    def __call__(self, pixels, sigma, **options):
         self.until = time.monotonic() + {seconds}
         if {seconds} > 10:
             print("at work", file=sys.stderr, flush=True)
@@ -83,6 +83,7 @@ def check_whole(folder: Path) -> int:
 @pytest.mark.parametrize("moment", [0.0, 0.029, 0.067])
 def test_stops_after_the_picture_at_hand(pictures, number, moment):
     process = denoise(pictures, 0.03)
+    assert process.stdout.readline() == "network: x\n"
     assert process.stdout.readline()
     time.sleep(moment)
     process.send_signal(number)
@@ -94,7 +95,7 @@ def test_stops_after_the_picture_at_hand(pictures, number, moment):
     done = check_whole(pictures.parent / "out")
     assert 0 < done < COUNT
     assert f"denoised {done} of {COUNT} pictures; {COUNT - done} are left" in out
-    assert len(out.splitlines()) == done  # one was read above, one is the sum
+    assert len(out.splitlines()) == done  # the first was read above, one is the sum
 
 
 def test_going_on_does_what_is_left(pictures):

@@ -31,7 +31,7 @@ class Network:
     def __init__(self, fail: Exception | None = None):
         self.fail, self.calls = fail, 0
 
-    def __call__(self, pixels, sigma):
+    def __call__(self, pixels, sigma, **options):
         self.calls += 1
         if self.fail is not None and self.calls == 1:
             raise self.fail
@@ -68,14 +68,14 @@ def test_whatever_is_raised_the_file_is_named_and_the_rest_done(
     sa_flax, folder, tmp_path, monkeypatch, use, where, error
 ):
     network = use(Network(error if where == "network" else None))
-    name = {"reader": "read_picture", "writer": "write_picture"}.get(where)
+    name = {"reader": "read_pages", "writer": "write_pages"}.get(where)
     if name is not None:
         whole = getattr(image_io, name)
 
-        def failing(path, *arguments):
+        def failing(path, *arguments, **options):
             if path.name == "a.png":
                 raise error
-            return whole(path, *arguments)
+            return whole(path, *arguments, **options)
 
         monkeypatch.setattr(image_io, name, failing)
     code, out, err = sa_flax("denoise", folder, "--output", tmp_path / "out")
@@ -90,10 +90,10 @@ def test_whatever_is_raised_the_file_is_named_and_the_rest_done(
 def test_a_full_disk_ends_the_batch(sa_flax, folder, tmp_path, monkeypatch, use):
     network = use(Network())
 
-    def full(path, picture):
+    def full(path, pages, **options):
         raise InputError(f"{path}: can't be written") from OSError(errno.ENOSPC, "No space left")
 
-    monkeypatch.setattr(image_io, "write_picture", full)
+    monkeypatch.setattr(image_io, "write_pages", full)
     code, _, err = sa_flax("denoise", folder, "--output", tmp_path / "out")
     assert code == 1
     assert network.calls == 1
@@ -103,8 +103,8 @@ def test_a_full_disk_ends_the_batch(sa_flax, folder, tmp_path, monkeypatch, use)
 @pytest.mark.parametrize(
     ("mode", "name", "lacks"),
     [
-        ("RGBA", "o.jpg", "transparency"),
-        ("LA", "o.bmp", "transparency"),
+        ("RGBA", "o.jpg", "hold no transparency"),
+        ("LA", "o.bmp", "hold no transparency"),
         ("I;16", "o.webp", "16 bits"),
         ("I;16", "o.jpeg", "16 bits"),
     ],
@@ -116,8 +116,8 @@ def test_what_cannot_be_written_is_refused_before_the_network_runs(
     Image.new(mode, (20, 20)).save(tmp_path / "a.png")
     code, _, err = sa_flax("denoise", tmp_path / "a.png", "--output", tmp_path / name)
     assert (code, network.calls) == (1, 0)
-    assert f"can't hold {lacks}" in err
-    assert ".png" in err
+    assert lacks in err
+    assert "--format png" in err
 
 
 def test_a_place_that_cannot_be_written_is_refused_before_the_network_runs(
