@@ -178,7 +178,9 @@ def main():
                 results[task] = {"wall_s": wall, "cpu_s": cpu, "turn": turn + 1}
             print(task, json.dumps(results[task]), flush=True)
     from benchmarks.timing import save
+    from sa_flax.xla_flags import tune_cpu
 
+    tune_cpu()  # as each task did: it is noted with the results
     print(save("large_pictures", {"network": "a 24/48/96/192 U-Net", "results": results}))
 
 

@@ -6,7 +6,6 @@ Pictures are float, (H, W, C); both functions look at single pixels or a few aro
 import dataclasses
 
 import numpy as np
-from scipy.ndimage import correlate1d
 
 from sa_flax.inference.arrays import to_unit
 
@@ -22,6 +21,8 @@ def _details(x: np.ndarray) -> list[np.ndarray]:
 
     The undecimated ("a trous") wavelet with the B3 spline [1 4 6 4 1] / 16, mirrored at the edges.
     """
+    from scipy.ndimage import correlate1d  # not at every start
+
     spline = np.array([1, 4, 6, 4, 1], np.float32) / 16
     details = []
     for scale in range(_SCALES):
