@@ -1,5 +1,6 @@
 """The loop of the commands that turn pictures into pictures."""
 
+import contextlib
 import dataclasses
 import os
 import sys
@@ -107,7 +108,7 @@ def process(
     Raises:
       Stopped: after a signal.
     """
-    stop.tidy = discard_unfinished
+    stop.tidy = lambda: _tidy({job.target.parent for job in plan.jobs})
     stream = sys.stderr if any(job.target == STREAM for job in plan.jobs) else sys.stdout
     progress = Progress(len(plan.jobs), quiet=words.quiet, verbose=words.verbose, stream=stream)
     for line in plan.left_out:
@@ -135,6 +136,15 @@ def process(
         write_report(json_file, plan, records, about or {}, stop)
     stop.check()
     return 1 if any(r.status == "failed" for r in records) else 0
+
+
+def _tidy(folders: set[Path]) -> None:
+    """Removes what is half-written, before the process ends at once."""
+    discard_unfinished()
+    for folder in folders:
+        for partial in folder.glob(f".{os.getpid()}.partial*"):  # as write_picture names it
+            with contextlib.suppress(OSError):
+                partial.unlink()
 
 
 def _one(

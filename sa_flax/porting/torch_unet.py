@@ -294,7 +294,7 @@ class AttentionUNet(nn.Module):
         x = _mirror_to_multiple(noisy, 2 ** (self.levels - 1))
         if sigma is not None:
             given = torch.as_tensor(sigma, dtype=x.dtype, device=x.device)
-            constant = given.reshape(-1, 1, 1, 1).expand(len(x), 1, *x.shape[2:])
+            constant = given.reshape(-1, 1, 1, 1).expand(x.shape[0], 1, *x.shape[2:])
             x = torch.cat([x, constant], dim=1)
         x = self.head(x)
         skips = []
