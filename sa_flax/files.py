@@ -5,7 +5,10 @@ import errno
 import io
 import itertools
 import os
+import shutil
 import stat
+import tempfile
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO
@@ -18,6 +21,9 @@ _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 # Paths below these name what is open or plugged in: a name put in their place would mean nothing.
 _THROUGH = ("/dev/", "/proc/")
 _numbers = itertools.count()
+# What is being written: whoever ends the process at once removes it first.
+_unfinished: set[Path] = set()
+_lock = threading.Lock()
 
 
 def write_whole(path: str | os.PathLike[str], writer: Content) -> None:
@@ -47,6 +53,28 @@ def write_whole(path: str | os.PathLike[str], writer: Content) -> None:
         reason = error.strerror or str(error) or type(error).__name__
         advice = " Make room and run it again." if error.errno in _NO_ROOM else ""
         raise StorageError(f"{path}: can't be written ({reason}).{advice}") from error
+
+
+def write_by_name(path: str | os.PathLike[str], writer: Callable[[Path], object]) -> None:
+    """`write_whole` for libraries that write to a path of their own choice of files.
+
+    Args:
+      path: where to.
+      writer: writes one file to the path that it is given, which ends as `path` does.
+    """
+    with tempfile.TemporaryDirectory(prefix="sa_flax-") as folder:
+        temporary = Path(folder, f"file{Path(path).suffix}")
+        writer(temporary)
+        with temporary.open("rb") as content:
+            write_whole(path, lambda file: shutil.copyfileobj(content, file))
+
+
+def discard_unfinished() -> None:
+    """Removes what is being written. Afterwards nothing more is: for the end of the process."""
+    _lock.acquire()
+    for temporary in _unfinished:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
 
 
 def _is_written_through(path: Path) -> bool:
@@ -97,11 +125,15 @@ def _beside(path: Path) -> Iterator[tuple[Path, BinaryIO]]:
         except FileExistsError:  # left by a process that was killed and had the same number
             continue
         break
+    with _lock:
+        _unfinished.add(temporary)
     try:
         yield temporary, file
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink()
+        with _lock:
+            _unfinished.discard(temporary)
 
 
 def _put(writer: Content, file: BinaryIO) -> None:

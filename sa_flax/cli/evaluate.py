@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sa_flax.cli import networks, work
-from sa_flax.cli._files import write_text
 from sa_flax.cli.denoise import function_of
 from sa_flax.cli.options import Parser, add_words, hint_at_scale, level, seed
 from sa_flax.cli.stopping import Stop
 from sa_flax.errors import InputError
+from sa_flax.files import write_whole
 
 if TYPE_CHECKING:
     import numpy as np
@@ -107,11 +107,7 @@ def run(options: argparse.Namespace, stop: Stop) -> int:
     if options.csv is not None:
         from sa_flax.inference.pairs import to_csv
 
-        try:
-            write_text(options.csv, to_csv(each))
-        except OSError as error:
-            message = f"{options.csv}: can't be written ({error.strerror})."
-            raise InputError(message) from error
+        write_whole(options.csv, to_csv(each))
     return 1 if failed else 0
 
 
@@ -167,18 +163,25 @@ def _with_noise(options: argparse.Namespace) -> tuple[str, Rows, Rows, int]:
 
 def _on_pairs(options: argparse.Namespace) -> tuple[str, Rows, Rows, int]:
     """On pairs of files: the table, means, rows of every picture, failed pairs."""
+    from sa_flax.data.pairs import find_pairs
     from sa_flax.inference import evaluate as evaluation
     from sa_flax.inference import pairs
+    from sa_flax.pictures import SUFFIXES
 
     if options.sigma is not None and len(options.sigma) > 1:
         raise InputError("--sigma with --noisy is the level that the network is told: give one.")
     noisy = options.noisy or options.images
-    found, alone = pairs.find_pairs(
+    found, alone = find_pairs(
         noisy,
         options.images,
-        noisy_suffix=options.noisy_suffix,
-        clean_suffix=options.clean_suffix,
+        noisy_names=f"*{options.noisy_suffix}",
+        clean_names=f"*{options.clean_suffix}",
     )
+    if not found:
+        raise InputError(
+            f"no pairs in {noisy} and {options.images}. Pairs have the same name; where they end "
+            "differently, give --noisy-suffix and --clean-suffix."
+        )
     for line in alone:
         print(f"sa-flax: left out: {line}", file=sys.stderr)
     chosen = networks.Chosen(options.model)
@@ -187,18 +190,21 @@ def _on_pairs(options: argparse.Namespace) -> tuple[str, Rows, Rows, int]:
         methods[evaluation.BASELINE] = _baseline
     methods[_label(options)] = _as_the_command_does(chosen, options)
     rows: Rows = []
-    failed = 0
+    # Pictures that are left out have failed; other files in the folders have not.
+    names = (line.partition(": ")[0] for line in alone)
+    failed = sum(Path(name).suffix.lower() in SUFFIXES for name in names)
+    skipped = failed
     show = _progress if sys.stderr.isatty() and not options.quiet else _quiet
     for number, pair in enumerate(found, 1):
         try:
             rows += pairs.measure(pair, methods)
         except Exception as error:  # whatever a reader or the network raises
             failed += 1
-            _left_out(error, pair.noisy)
+            _left_out(error, pair.noisy.path)
         show(f"picture {number} of {len(found)}")
     if not rows:
         raise InputError(f"none of the {len(found)} pairs in {noisy} can be used.")
-    table = f"{pairs.format_pairs(rows)}\n({len(found) - failed} pairs of {noisy})"
+    table = f"{pairs.format_pairs(rows)}\n({len(found) - failed + skipped} pairs of {noisy})"
     return table, pairs.means(rows), rows, failed
 
 

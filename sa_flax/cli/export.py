@@ -5,10 +5,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sa_flax.cli import networks
-from sa_flax.cli._files import discard_unfinished, write_whole
 from sa_flax.cli.options import Parser, add_words
 from sa_flax.cli.stopping import Stop
 from sa_flax.errors import InputError
+from sa_flax.files import discard_unfinished, write_by_name
 
 if TYPE_CHECKING:
     import numpy as np
@@ -77,10 +77,7 @@ def run(options: argparse.Namespace, stop: Stop) -> int:
                 difference = export.check_onnx(model, temporary, _photograph(model.channels))
                 said = f"; results differ by {difference:.1e} at most"
 
-        try:
-            write_whole(output, writer)
-        except OSError as error:
-            raise InputError(f"{output}: can't be written ({error.strerror}).") from error
+        write_by_name(output, writer)
     if not options.quiet:
         print(f"{options.model} -> {output} ({output.stat().st_size / 2**20:.1f} MiB{said})")
     stop.check()

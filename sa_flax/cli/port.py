@@ -3,10 +3,10 @@
 import argparse
 from pathlib import Path
 
-from sa_flax.cli._files import discard_unfinished
 from sa_flax.cli.options import Parser, add_words, whole
 from sa_flax.cli.stopping import Stop
 from sa_flax.errors import InputError
+from sa_flax.files import discard_unfinished
 from sa_flax.limits import LARGEST_CHECKPOINT
 
 COMPUTES = True

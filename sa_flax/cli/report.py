@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sa_flax.cli import work
-from sa_flax.cli._files import discard_unfinished, write_text
 from sa_flax.cli.options import Parser, add_words
 from sa_flax.cli.stopping import Stop
 from sa_flax.errors import InputError
+from sa_flax.files import discard_unfinished, write_whole
 
 if TYPE_CHECKING:
     from sa_flax.inference.report import Entry
@@ -94,16 +94,13 @@ def write_page(path: Path, entries: Iterable["Entry"], title: str, stop: Stop) -
     """Writes a page; returns a line for each picture that could not be shown.
 
     Raises:
-      InputError: where the file can't be written.
+      StorageError: where the file can't be written.
     """
     from sa_flax.inference.report import build
 
     stop.tidy = discard_unfinished
     page = build(entries, title=title)
-    try:
-        write_text(path, page.html())
-    except OSError as error:
-        raise InputError(f"{path}: can't be written ({error.strerror}).") from error
+    write_whole(path, page.html())
     return page.left_out
 
 

@@ -1,6 +1,5 @@
 """The loop of the commands that turn pictures into pictures."""
 
-import contextlib
 import dataclasses
 import os
 import sys
@@ -13,12 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 from sa_flax import strict_json
 from sa_flax.cli import streams
-from sa_flax.cli._files import discard_unfinished, write_text
 from sa_flax.cli.commands import unexpected
 from sa_flax.cli.jobs import STREAM, Job, Plan
 from sa_flax.cli.progress import Progress
 from sa_flax.cli.stopping import Stop, Stopped
 from sa_flax.errors import InputError, no_room, out_of_memory
+from sa_flax.files import discard_unfinished, write_whole
 
 if TYPE_CHECKING:
     import numpy as np
@@ -108,7 +107,7 @@ def process(
     Raises:
       Stopped: after a signal.
     """
-    stop.tidy = lambda: _tidy({job.target.parent for job in plan.jobs})
+    stop.tidy = discard_unfinished
     stream = sys.stderr if any(job.target == STREAM for job in plan.jobs) else sys.stdout
     progress = Progress(len(plan.jobs), quiet=words.quiet, verbose=words.verbose, stream=stream)
     for line in plan.left_out:
@@ -136,15 +135,6 @@ def process(
         write_report(json_file, plan, records, about or {}, stop)
     stop.check()
     return 1 if any(r.status == "failed" for r in records) else 0
-
-
-def _tidy(folders: set[Path]) -> None:
-    """Removes what is half-written, before the process ends at once."""
-    discard_unfinished()
-    for folder in folders:
-        for partial in folder.glob(f".{os.getpid()}.partial*"):  # as write_picture names it
-            with contextlib.suppress(OSError):
-                partial.unlink()
 
 
 def _one(
@@ -225,7 +215,7 @@ def write_report(
     """Writes what became of every picture as JSON.
 
     Raises:
-      InputError: where the file can't be written.
+      StorageError: where the file can't be written.
     """
     entries = [
         *(Record(str(job.source), str(job.target), "skipped") for job in plan.done),
@@ -247,12 +237,9 @@ def write_json(path: Path, value: Any) -> None:
     """Writes JSON that every reader takes, through links and into pipes.
 
     Raises:
-      InputError: where the file can't be written.
+      StorageError: where the file can't be written.
     """
-    try:
-        write_text(path, strict_json.dumps(value, indent=2) + "\n")
-    except OSError as error:
-        raise InputError(f"{path}: can't be written ({error.strerror}).") from error
+    write_whole(path, strict_json.dumps(value, indent=2) + "\n")
 
 
 def check_report_file(option: str, path: Path | None) -> None:

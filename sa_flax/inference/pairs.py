@@ -1,94 +1,19 @@
-"""Pairs of pictures, noisy and clean, as real cameras give them; and how close they are."""
+"""How close noisy and denoised pictures are to their clean partners, file by file."""
 
 import csv
 import io
-import os
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from sa_flax.data.pairs import Pair
 from sa_flax.errors import InputError
 from sa_flax.inference.evaluate import NOISY, SMALLEST, score
-from sa_flax.pictures import find_pictures, read_picture
+from sa_flax.pictures import read_picture
 
 # pixels as read_picture gives them -> denoised pixels of the same kind
 Function = Callable[[np.ndarray], np.ndarray]
-
-
-@dataclass(frozen=True)
-class Pair:
-    """Two files that show the same.
-
-    Attributes:
-      name: what they have in common: the place below their folders, without suffixes and ending.
-      noisy, clean: the files.
-    """
-
-    name: str
-    noisy: Path
-    clean: Path
-
-
-def find_pairs(
-    noisy: Path, clean: Path, *, noisy_suffix: str = "", clean_suffix: str = ""
-) -> tuple[list[Pair], list[str]]:
-    """Pairs of files with the same name below two folders, which may be one.
-
-    Args:
-      noisy, clean: folders; sub-folders count.
-      noisy_suffix, clean_suffix: what the names of each kind end in before the file's ending, e.g.
-        "_real" and "_mean".
-
-    Returns:
-      The pairs by name, and a line for each file that has no partner.
-
-    Raises:
-      InputError: where there are no pairs, or a name belongs to two files.
-    """
-    if os.path.realpath(noisy) == os.path.realpath(clean) and noisy_suffix == clean_suffix:
-        raise InputError(
-            f"noisy and clean pictures are both in {clean}: say how their names end, for example "
-            "--noisy-suffix _real --clean-suffix _mean."
-        )
-    noisy_files = _by_name(noisy, noisy_suffix)
-    clean_files = _by_name(clean, clean_suffix)
-    both = [name for name in noisy_files if name in clean_files]
-    alone = [
-        f"{path}: has no {what} of its name"
-        for files, others, what in (
-            (noisy_files, clean_files, "clean picture"),
-            (clean_files, noisy_files, "noisy picture"),
-        )
-        for name, path in files.items()
-        if name not in others
-    ]
-    if not both:
-        raise InputError(
-            f"no pairs: none of {len(noisy_files)} names of noisy pictures in {noisy} is among the "
-            f"{len(clean_files)} of clean ones in {clean}"
-            f"{_example(noisy_files)}{_example(clean_files)}. Pairs have the same name; where they "
-            "end differently, give --noisy-suffix and --clean-suffix."
-        )
-    return [Pair(name, noisy_files[name], clean_files[name]) for name in both], alone
-
-
-def _example(files: dict[str, Path]) -> str:
-    return f" (e.g. {next(iter(files.values())).name})" if files else ""
-
-
-def _by_name(folder: Path, suffix: str) -> dict[str, Path]:
-    found: dict[str, Path] = {}
-    for path in find_pictures(folder):
-        if not path.stem.endswith(suffix):
-            continue
-        name = str(path.relative_to(folder).with_name(path.stem.removesuffix(suffix)))
-        if name in found:
-            raise InputError(f"{found[name]} and {path} have one name, and pairs go by names.")
-        found[name] = path
-    return found
 
 
 def measure(pair: Pair, methods: dict[str, Function]) -> list[dict[str, Any]]:
@@ -104,16 +29,17 @@ def measure(pair: Pair, methods: dict[str, Function]) -> list[dict[str, Any]]:
     Raises:
       InputError: naming the files, where they can't be read or compared.
     """
-    noisy, clean = read_picture(pair.noisy).pixels, read_picture(pair.clean).pixels
+    noisy, clean = read_picture(pair.noisy.path).pixels, read_picture(pair.clean.path).pixels
     target = _colours(clean)
     if _colours(noisy).shape != target.shape:
         raise InputError(
-            f"{pair.noisy}: is {_describe(noisy)}, and {pair.clean} is {_describe(clean)}."
+            f"{pair.noisy.path}: is {_describe(noisy)}, and {pair.clean.path} is "
+            f"{_describe(clean)}."
         )
     height, width = target.shape[:2]
     if min(height, width) < SMALLEST:
         raise InputError(
-            f"{pair.noisy}: is {width} x {height} pixels; SSIM is defined from {SMALLEST} x "
+            f"{pair.noisy.path}: is {width} x {height} pixels; SSIM is defined from {SMALLEST} x "
             f"{SMALLEST}."
         )
     rows = []

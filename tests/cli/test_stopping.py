@@ -26,10 +26,12 @@ class Network:
     def __call__(self, pixels, sigma, **options):
         self.until = time.monotonic() + {seconds}
         if {seconds} > 10:
-            import os, pathlib
+            import pathlib
+            from sa_flax import files
             folder = pathlib.Path(sys.argv[4])
             folder.mkdir()
-            (folder / f".{{os.getpid()}}.partial.png").write_bytes(b"half")
+            (folder / ".partial").write_bytes(b"half")
+            files._unfinished.add(folder / ".partial")
             print("at work", file=sys.stderr, flush=True)
         gc.collect()
         return pixels
