@@ -34,12 +34,32 @@ _EXPORTS = {
     "list_pretrained": "sa_flax.models.saved",
     "save_pretrained": "sa_flax.models.saved",
 }
-_SUBMODULES = ("data", "functional", "inference", "models", "modules", "porting", "training")
+_SUBMODULES = (
+    "data",
+    "functional",
+    "inference",
+    "models",
+    "modules",
+    "noise",
+    "pictures",
+    "porting",
+    "training",
+)
 
 __all__ = ["__version__", *_EXPORTS, *_SUBMODULES]
 
 if TYPE_CHECKING:
-    from sa_flax import data, functional, inference, models, modules, porting, training
+    from sa_flax import (
+        data,
+        functional,
+        inference,
+        models,
+        modules,
+        noise,
+        pictures,
+        porting,
+        training,
+    )
     from sa_flax.functional import ShuffleAttentionParams
     from sa_flax.inference.denoiser import Denoiser
     from sa_flax.models.registry import create_model, list_models

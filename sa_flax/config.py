@@ -8,12 +8,8 @@ import dataclasses
 import json
 import types
 import typing
-from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Annotated, Any, Literal
-
-import tyro
 
 from sa_flax.errors import InputError, nearest
 from sa_flax.limits import (
@@ -350,95 +346,3 @@ def preset(name: str) -> Config:
             f"unknown preset {name!r}.{nearest(name, PRESETS)} Presets: {', '.join(PRESETS)}."
         )
     return PRESETS[name]
-
-
-@dataclass(frozen=True)
-class Command:
-    """What the command line of train.py asks for."""
-
-    config: Annotated[Config, tyro.conf.arg(name="")]
-    output: Path
-    """Directory of the run: configuration, checkpoints, logs, pictures. A run that stopped there
-    goes on where it stopped."""
-    resume: bool = False
-    """Insist on going on with an earlier run: without a checkpoint in the directory, stop."""
-    distributed: bool = False
-    """Train together with the other processes that run this command. On TPU pods, SLURM and Open
-    MPI they find each other; elsewhere give the next three options as well."""
-    coordinator: str | None = None
-    """HOST:PORT of the first process, for all processes the same."""
-    num_processes: int | None = None
-    """Number of processes."""
-    process_id: int | None = None
-    """Which of them this is, from 0."""
-
-
-def _take_noise_kind(arguments: list[str]) -> tuple[str | None, list[str]]:
-    """The last --noise.kind and the arguments without it: the options that follow from it are
-    known only then."""
-    kind, rest, index = None, [], 0
-    while index < len(arguments):
-        name, given, value = arguments[index].partition("=")
-        if name != "--noise.kind":
-            rest.append(arguments[index])
-        elif given:
-            kind = value
-        elif index + 1 == len(arguments):
-            raise InputError(f"--noise.kind needs a name: {', '.join(NOISES)}.")
-        else:
-            index += 1
-            kind = arguments[index]
-        index += 1
-    return kind, rest
-
-
-def _check_noise_options(noise: Noise, arguments: Sequence[str]) -> None:
-    """Raises InputError for an option that only other noises have, naming those."""
-
-    def options(of: Any) -> set[str]:
-        return {f"--noise.{f.name}" for f in dataclasses.fields(of) if f.init}
-
-    for argument in arguments:
-        name = argument.partition("=")[0].replace("-", "_").replace("__noise", "--noise")
-        having = [kind for kind, cls in NOISES.items() if name in options(cls)]
-        if having and noise.kind not in having:
-            raise InputError(
-                f"the noise {noise.kind!r} has no {argument.partition('=')[0]}. With it, give "
-                f"--noise.kind {' or '.join(having)} besides."
-            )
-
-
-def parse_command(arguments: Sequence[str]) -> Command:
-    """Reads `[PRESET] [--options]`; leaves with exit code 2 and a message where they are wrong.
-
-    Raises:
-      InputError: for an unknown preset, and for values that no run could use.
-    """
-    name, rest = "quick", list(arguments)
-    if rest and not rest[0].startswith("-"):
-        name = rest.pop(0)
-    description = (
-        "Trains a denoiser: python train.py [PRESET] [options]. "
-        f"Presets: {', '.join(PRESETS)}; without one, quick. The defaults below are those of "
-        f"{name}. --noise.kind chooses the noise ({', '.join(NOISES)}); its options are shown "
-        "with it: --noise.kind camera --help."
-    )
-    config = preset(name)
-    kind, rest = _take_noise_kind(rest)
-    if kind is not None and kind != config.noise.kind:
-        config = dataclasses.replace(config, noise=noise_class(kind, "--noise.kind")())
-    _check_noise_options(config.noise, rest)
-    command = tyro.cli(
-        tyro.conf.AvoidSubcommands[Command],
-        prog="train.py",
-        description=description,
-        args=rest,
-        default=Command(config=config, output=Path("runs", name)),
-    )
-    validate(command.config)
-    together = (command.coordinator, command.num_processes, command.process_id)
-    if not command.distributed and any(option is not None for option in together):
-        raise InputError(
-            "--coordinator, --num-processes and --process-id need --distributed besides."
-        )
-    return command

@@ -11,13 +11,13 @@ from sa_flax.config import (
     ModelConfig,
     differences,
     from_json,
-    parse_command,
     preset,
     to_json,
     validate,
 )
 from sa_flax.errors import InputError
 from sa_flax.noise import NOISES, Camera
+from sa_flax.training.command import parse_command
 
 
 @pytest.mark.parametrize("name", PRESETS)

@@ -6,8 +6,8 @@ Reads the command, then imports what trains: `--help` and a wrong option are ans
 import signal
 import sys
 
-from sa_flax.config import parse_command
 from sa_flax.errors import exit_code
+from sa_flax.training.command import parse_command
 from sa_flax.xla_flags import keep_compiled, tune_cpu
 
 

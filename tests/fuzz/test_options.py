@@ -23,7 +23,6 @@ from sa_flax.config import (
     Config,
     ModelConfig,
     from_json,
-    parse_command,
     to_json,
     validate,
 )
@@ -31,6 +30,7 @@ from sa_flax.data.builders import open_splits
 from sa_flax.errors import InputError
 from sa_flax.inference.denoiser import Denoiser
 from sa_flax.training import run
+from sa_flax.training.command import parse_command
 from sa_flax.training.network import network_of
 from tests.fuzz.damage import cases, check_message, damaged, refusal, snapshot, untouched
 
