@@ -1,6 +1,7 @@
 """`sa-flax add-noise`: something to try a denoiser on."""
 
 import argparse
+import dataclasses
 from typing import TYPE_CHECKING
 
 from sa_flax import __version__
@@ -8,33 +9,44 @@ from sa_flax.cli import jobs, work
 from sa_flax.cli.denoise import FORMATS, add_paths, add_results
 from sa_flax.cli.options import Parser, add_words, hint_at_scale, level, seed
 from sa_flax.cli.stopping import Stop
+from sa_flax.errors import InputError
+from sa_flax.noise import NOISES, Gaussian, Noise
 
 if TYPE_CHECKING:
     import numpy as np
 
-COMPUTES = False
+COMPUTES = True
 
 
 def parser() -> Parser:
     """The command's options."""
     options = Parser(
         "add-noise PATH... --output WHERE --sigma LEVEL",
-        description="Adds Gaussian noise to picture files, to try a denoiser on. The result is "
-        "rounded and clipped to the file's depth, which published benchmarks do not do: `sa-flax "
-        "evaluate` measures as they do.",
-        notes=(f"Formats: {FORMATS}.",),
+        description="Adds noise to picture files, to try a denoiser on. The result is rounded and "
+        "clipped to the file's depth, which published benchmarks do not do: `sa-flax evaluate` "
+        "measures as they do.",
+        notes=(
+            f"Formats: {FORMATS}.",
+            "Kinds of noise: " + "; ".join(f"{kind}, {noise()}" for kind, noise in NOISES.items()),
+        ),
         examples=(
             "add-noise photo.png --sigma 25 --output noisy.png",
-            "add-noise Pictures --sigma 50 --seed 1 --output noisy",
+            "add-noise Pictures --noise camera --seed 1 --output noisy",
         ),
     )
     add_paths(options)
     options.add_argument(
+        "--noise",
+        choices=list(NOISES),
+        default="gaussian",
+        metavar="KIND",
+        help=f"{', '.join(NOISES)} (default: gaussian)",
+    )
+    options.add_argument(
         "--sigma",
-        required=True,
         type=level,
         metavar="LEVEL",
-        help="standard deviation of the noise, 0-255",
+        help="standard deviation of gaussian noise, 0-255",
     )
     options.add_argument(
         "--seed", type=seed, default=0, metavar="N", help="fixes the noise (default: 0)"
@@ -46,29 +58,44 @@ def parser() -> Parser:
 
 def run(options: argparse.Namespace, stop: Stop) -> int:
     """Adds noise to what `options` ask for; returns the exit code."""
-    import numpy as np
-
-    from sa_flax.pictures import on_colours
-
+    noise = _noise(options.noise, options.sigma)
     hint_at_scale(options.sigma)
+    work.check_report_file("--json", options.json)
+    plan = jobs.plan(
+        options.paths, options.output, overwrite=options.overwrite, suffix=options.format
+    )
 
     def noisy(pixels: "np.ndarray", index: int) -> "np.ndarray":
-        generator = np.random.default_rng([options.seed, index])
+        from sa_flax.inference.evaluate import noisy_version
+        from sa_flax.pictures import on_colours
 
-        def add(colours: "np.ndarray") -> "np.ndarray":
-            return colours + generator.normal(0, options.sigma / 255, colours.shape)
+        return on_colours(
+            lambda clean: noisy_version(clean, noise, seed=options.seed, index=index)[0], pixels
+        )
 
-        return on_colours(add, pixels)
-
-    work.check_report_file("--json", options.json)
     return work.process(
-        jobs.plan(
-            options.paths, options.output, overwrite=options.overwrite, suffix=options.format
-        ),
+        plan,
         noisy,
         kind=work.Kind(options.format, options.quality),
         stop=stop,
         words=work.Words(options.quiet, options.verbose, "added noise to"),
         json_file=options.json,
-        about={"sa_flax": __version__, "sigma": options.sigma, "seed": options.seed},
+        about={
+            "sa_flax": __version__,
+            "noise": dataclasses.asdict(noise),
+            "seed": options.seed,
+        },
     )
+
+
+def _noise(kind: str, sigma: float | None) -> Noise:
+    """The noise that is asked for. Raises InputError where a level is missing, or too many."""
+    if kind != "gaussian":
+        if sigma is not None:
+            raise InputError(f"--sigma is the level of gaussian noise; {kind} noise draws its own.")
+        return NOISES[kind]()
+    if sigma is None:
+        raise InputError(
+            "say how much noise: --sigma 25, for example. See sa-flax add-noise --help."
+        )
+    return Gaussian(sigma)

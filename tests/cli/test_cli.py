@@ -90,3 +90,18 @@ def test_requests_that_are_wrong(sa_flax, folder, tmp_path, run_directory, argum
     assert message in err
     assert len(err.splitlines()) < 25
     assert snapshot(tmp_path) == before, "something was written"
+
+
+def test_every_noise_can_be_added(sa_flax, folder, tmp_path):
+    for kind in ("camera", "photo"):
+        code, out, _ = sa_flax("add-noise", folder, "--noise", kind, "--output", tmp_path / kind)
+        assert code == 0, out
+        assert (tmp_path / kind / "a.png").exists()
+    code, _, err = sa_flax(
+        *("add-noise", folder, "--noise", "camera", "--sigma", 5, "--output", tmp_path / "o")
+    )
+    assert code == 2
+    assert "draws its own" in err
+    code, _, err = sa_flax("add-noise", folder, "--output", tmp_path / "o")
+    assert code == 2
+    assert "say how much noise" in err
