@@ -29,6 +29,8 @@ from sa_flax.pictures import read_rgb8
 from sa_flax.xla_flags import tune_cpu
 
 RESULTS = Path(__file__).parent / "results" / "quality.json"
+# The sets of gray pictures.
+GRAY = ("photographs-gray", "bsd68", "set12")
 Method = Callable[[np.ndarray, float | None], np.ndarray]
 
 
@@ -156,11 +158,15 @@ def _bm3d(bm3d: Any, noisy: np.ndarray, sigma: float | None) -> np.ndarray:
     return bm3d.bm3d_rgb(noisy, level)
 
 
-def networks(names: list[str]) -> dict[str, Method]:
-    """Saved networks as methods, compiled when they first see a size."""
+def networks(names: list[str]) -> tuple[dict[str, Method], dict[str, Method]]:
+    """Saved networks as methods: those for colour pictures, and those for gray ones."""
     from sa_flax.inference.denoiser import Denoiser
 
-    return {Path(name).name: Denoiser.from_pretrained(name).method for name in names}
+    loaded = {Path(name).name: Denoiser.from_pretrained(name) for name in names}
+    return (
+        {name: network.method for name, network in loaded.items() if network.channels == 3},
+        {name: network.method for name, network in loaded.items() if network.suits_gray},
+    )
 
 
 def measure(methods: dict[str, Method], cases: Iterator[Case], most: int) -> dict[str, Any]:
@@ -170,9 +176,10 @@ def measure(methods: dict[str, Method], cases: Iterator[Case], most: int) -> dic
     megapixels = 0.0
     for _, case in zip(range(most), cases, strict=False):
         scores["input"].append(_psnr(case.noisy, case.clean))
+        for method in methods.values() if not megapixels else ():
+            method(case.noisy, case.sigma)  # compiles
         megapixels += case.clean[..., 0].size / 1e6
         for name, method in methods.items():
-            method(case.noisy, case.sigma)  # compiles
             before = time.process_time()
             result = method(case.noisy, case.sigma)
             seconds[name] += time.process_time() - before
@@ -245,11 +252,13 @@ def main() -> None:
         tune_cpu()
         from sa_flax import list_pretrained
 
-        methods = {} if arguments.no_peers else peers()
-        methods |= networks(arguments.models or list_pretrained())
+        others = {} if arguments.no_peers else peers()
+        colour, gray = networks(arguments.models or list_pretrained())
         for title, cases in sets(arguments.data).items():
             if arguments.only and not {title, title.split(":")[0]} & set(arguments.only):
                 continue
+            is_gray = title.split(":")[0] in GRAY
+            methods = others | (gray if is_gray else colour)
             measured = measure(methods, cases(), arguments.most)
             for entry, value in measured.items():
                 old = results.setdefault(title, {}).get(entry)

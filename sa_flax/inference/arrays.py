@@ -32,12 +32,6 @@ def as_batch(x: np.ndarray) -> np.ndarray:
     return batch
 
 
-def split_alpha(batch: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Colours and alpha, which may have no channels."""
-    colours = batch.shape[-1] - (batch.shape[-1] in (2, 4))
-    return batch[..., :colours], batch[..., colours:]
-
-
 def check_values(x: np.ndarray) -> None:
     """Looks whether an array holds pictures as they are meant here.
 

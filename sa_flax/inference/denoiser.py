@@ -13,10 +13,11 @@ from jaxtyping import Array, Float
 
 from sa_flax.errors import InputError
 from sa_flax.functional.statistics import Window
-from sa_flax.inference.arrays import as_batch, check_values, from_unit, split_alpha, to_unit
+from sa_flax.inference.arrays import as_batch, check_values, from_unit, to_unit
 from sa_flax.inference.finish import REACH, Finish
 from sa_flax.inference.whole_or_tiles import Engine, Report, ignore
 from sa_flax.models.saved import from_pretrained, suits_gray
+from sa_flax.pictures import split_alpha
 
 
 class Denoiser:

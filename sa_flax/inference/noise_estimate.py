@@ -6,7 +6,8 @@ from typing import Any
 import numpy as np
 import pywt
 
-from sa_flax.inference.arrays import as_batch, check_values, split_alpha, to_unit
+from sa_flax.inference.arrays import as_batch, check_values, to_unit
+from sa_flax.pictures import split_alpha
 
 # The finest diagonal band of white noise has the noise's own deviation, and so has the next one.
 _WAVELET = "db2"
