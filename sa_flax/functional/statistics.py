@@ -158,7 +158,7 @@ def _centred_and_variance_on_canvas(x: Array) -> tuple[Array, Array]:
 
 def spatial_mean(
     x: Float[Array, "*B H W C"], *, window: Window = None
-) -> Float[Array, "*#B #H #W C"]:
+) -> Float[Array, "... #H #W C"]:
     """Mean over height and width, or over the window around each pixel, in float32 or better.
 
     Equivalent to `x.mean((-3, -2), keepdims=True)`, but summed about one value of the channel, so
@@ -178,7 +178,7 @@ def spatial_mean(
 
 def spatial_max(
     x: Float[Array, "*B H W C"], *, window: Window = None
-) -> Float[Array, "*#B #H #W C"]:
+) -> Float[Array, "... #H #W C"]:
     """Maximum over height and width, or over the window around each pixel, in x's dtype.
 
     The gradient of a maximum that several pixels reach is shared among them.
@@ -194,7 +194,7 @@ def spatial_max(
 
 def centred_and_variance(
     x: Float[Array, "*B H W C"], *, window: Window = None
-) -> tuple[Float[Array, "*B H W C"], Float[Array, "*#B #H #W C"]]:
+) -> tuple[Float[Array, "*B H W C"], Float[Array, "... #H #W C"]]:
     """`x` less its spatial mean, and its (biased) spatial variance, in float32 or better.
 
     Mean and variance are over the whole map, or over the window around each pixel. Both are taken

@@ -41,6 +41,11 @@ def list_pretrained() -> list[str]:
     return sorted(path.parent.name for path in _SHIPPED.glob(f"*/{CONFIG}"))
 
 
+def shipped_directory(name: str) -> Path:
+    """Where a shipped network lies: its files, with the card."""
+    return _SHIPPED / name
+
+
 def model_leaves(model: nnx.Module) -> dict[str, nnx.Variable]:
     """A network's parameters and statistics by their dotted path, e.g. "convs.0.kernel"."""
     state = nnx.state(model, nnx.Any(nnx.Param, nnx.BatchStat))
@@ -228,7 +233,7 @@ def _find(name: str, revision: str | None) -> Path:
     if os.path.isdir(name):
         return _in_run(Path(name))
     if name in list_pretrained():
-        return _SHIPPED / name
+        return shipped_directory(name)
     # Runs are kept in runs/: of one that is not there yet, don't say the hub hasn't got it.
     if _HUB_NAME.fullmatch(name) and Path(name).parts[0] != "runs":
         return _fetch(name, revision)

@@ -4,6 +4,7 @@ import dataclasses
 import json
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -22,7 +23,8 @@ def colour_run(tmp_path):
     model = network_of(COLOUR)
     random = np.random.default_rng(0)
     for leaf in model_leaves(model).values():
-        leaf.set_value(0.2 * random.standard_normal(leaf.get_value().shape).astype(np.float32))
+        drawn = 0.2 * random.standard_normal(leaf.get_value().shape)
+        leaf.set_value(jnp.asarray(drawn, jnp.float32))
     save_network(tmp_path / "colour", model, COLOUR, step=7, scores={"sigma 25": 29.5})
     return model, tmp_path / "colour"
 
@@ -62,8 +64,8 @@ def test_a_gray_network_starts_from_a_colour_one(colour_run):
     from sa_flax.training.network import start_from
 
     start_from(model, str(run))
-    x = np.random.default_rng(1).random((1, 8, 8, 1), np.float32)
-    expected = np.mean(colour(np.repeat(x, 3, axis=-1)), axis=-1, keepdims=True)
+    x = jnp.asarray(np.random.default_rng(1).random((1, 8, 8, 1), np.float32))
+    expected = jnp.mean(colour(jnp.repeat(x, 3, axis=-1)), axis=-1, keepdims=True)
     np.testing.assert_allclose(model(x), expected, rtol=1e-5, atol=1e-5)
 
 

@@ -160,7 +160,7 @@ def channel_gate_map(
     bias: Float[Array, " C"],
     *,
     window: Window = None,
-) -> Float[Array, "*#B #H #W C"]:
+) -> Float[Array, "... #H #W C"]:
     """What `channel_gate` multiplies by, in the statistics' dtype."""
     weight, bias = _along(x, weight, bias)
     return jax.nn.sigmoid(weight * spatial_mean(x, window=window) + bias)
@@ -284,7 +284,7 @@ def gates_of_halves(
     groups: int,
     epsilon: float,
     window: Window = None,
-) -> tuple[Float[Array, "*#B #H #W D"], Float[Array, "*B H W D"]]:
+) -> tuple[Float[Array, "... #H #W D"], Float[Array, "*B H W D"]]:
     """The gates of the two halves that `group_split` gives, in the statistics' dtype."""
     # One copy of the vectors for each group.
     tiled = ShuffleAttentionParams(*(jnp.tile(vector, groups) for vector in params))

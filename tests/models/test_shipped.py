@@ -1,0 +1,73 @@
+"""The networks that come with the package: there, small, described, good at what they are for."""
+
+import numpy as np
+import pytest
+
+import sa_flax
+from sa_flax.data import PHOTOGRAPHS
+from sa_flax.inference.evaluate import evaluate, noises_of
+from sa_flax.models.saved import CARD, shipped_directory
+from sa_flax.noise import Correlated, Gaussian, Noise
+from sa_flax.pictures import read_rgb8, to_channels
+
+NETWORKS = {"photo": 3, "color": 3, "gray": 1}
+
+
+def _crops(channels: int) -> list[np.ndarray]:
+    """Parts of two test photographs, which no network has been trained on."""
+    names = ("budgie-the-spices-of-life.jpg", "elem-ryan-schroeder.jpg")
+    return [to_channels(read_rgb8(PHOTOGRAPHS / name)[60:188, 100:260], channels) for name in names]
+
+
+def _gain(name: str, pictures: list[np.ndarray], noises: dict[str, Noise | None]) -> dict:
+    method = sa_flax.Denoiser.from_pretrained(name).method
+    rows = evaluate({name: method}, pictures, noises=noises, with_ssim=False)
+    psnr = {(row["noise"], row["method"]): row["psnr"] for row in rows}
+    return {title: psnr[title, name] - psnr[title, "noisy"] for title in noises}
+
+
+def test_they_are_there_and_small():
+    assert set(sa_flax.list_pretrained()) == set(NETWORKS)
+    files = [path for path in shipped_directory("photo").parent.rglob("*") if path.is_file()]
+    assert sum(path.stat().st_size for path in files) < 8e6
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_each_has_a_card_and_its_config(name):
+    model, config = sa_flax.from_pretrained(name)
+    assert model.channels == NETWORKS[name]
+    assert config["license"] == "Apache-2.0"
+    card = (shipped_directory(name) / CARD).read_text()
+    for word in ("Trained on", "PICTURES.tsv", "processor time", "## Figures", "## Limits"):
+        assert word in card
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_white_noise(name):
+    gain = _gain(name, _crops(NETWORKS[name]), noises_of(None, [15, 25, 50]))
+    assert gain["sigma 15"] > 4
+    assert gain["sigma 25"] > 6
+    assert gain["sigma 50"] > 8
+
+
+def test_what_photographs_have_besides():
+    noises: dict[str, Noise | None] = {
+        "shared": Correlated((25, 25), (0, 0), (0, 0), shared=1),
+        "blurred": Correlated((25, 25), (0.8, 0.8), (0.8, 0.8), shared=0),
+        "clipped": Gaussian(25, clip=True),
+    }
+    gain = _gain("photo", _crops(3), noises)
+    assert gain["shared"] > 4
+    assert gain["blurred"] > 3
+    assert gain["clipped"] > 5
+
+
+def test_a_gray_picture():
+    assert _gain("photo", _crops(1), noises_of(None, [25]))["sigma 25"] > 5
+
+
+def test_a_clean_picture_stays_as_it_is():
+    denoiser = sa_flax.Denoiser.from_pretrained("photo")
+    for picture in _crops(3):
+        error = (denoiser(picture).astype(float) - picture) / 255
+        assert -10 * np.log10(np.mean(error**2)) > 36
