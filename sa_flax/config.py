@@ -150,17 +150,12 @@ class Config:
     """Noise levels of the final evaluation, 0-255."""
 
 
-# For short runs: a high rate (4e-3 runs away in time), held by clipping, down to nearly nothing.
-_FAST = OptimizerConfig(learning_rate=2e-3, clip_norm=0.1, final_fraction=0.001)
-
 # Each preset's comment says what it is for and what to expect of it.
 PRESETS: dict[str, Config] = {
-    # Two CPU cores, about seven minutes: a 1.3 M-parameter blind colour denoiser.
-    "quick": Config(model=ModelConfig(width=24), optimizer=_FAST, steps=4500, evaluate_every=900),
+    # Two CPU cores, about seven minutes: a 0.3 M-parameter blind colour denoiser.
+    "quick": Config(model=ModelConfig(width=24, levels=3)),
     # The same in gray.
-    "quick_gray": Config(
-        model=ModelConfig(width=24, channels=1), optimizer=_FAST, steps=4500, evaluate_every=900
-    ),
+    "quick_gray": Config(model=ModelConfig(width=24, levels=3, channels=1)),
     # A few seconds: shows that everything works; the result is no good.
     "smoke": Config(
         model=ModelConfig(width=8, levels=2),
