@@ -102,6 +102,9 @@ def keep_compiled() -> Path | None:
         "jax_persistent_cache_min_compile_time_secs": 0.1,
         "jax_persistent_cache_min_entry_size_bytes": -1,
     }
+    # On loading, jaxlib 0.10.1 logs pages about features that XLA itself has put among the
+    # processor's (prefer-no-gather). The folder is this processor's own.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     for name, value in settings.items():
         if "jax" in sys.modules:
             sys.modules["jax"].config.update(name, value)
