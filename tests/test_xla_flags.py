@@ -172,7 +172,13 @@ print(folder, sum(hits), float(x[0, 0]))
 
 def compile_with(cache, before="", **environment) -> tuple[str, int]:
     """(folder, entries that were found in it) of a process that compiles something."""
-    own = {"XDG_CACHE_HOME": str(cache), "SA_FLAX_COMPILATION_CACHE": "on", "JAX_PLATFORMS": "cpu"}
+    own = {
+        "XDG_CACHE_HOME": str(cache),
+        "SA_FLAX_COMPILATION_CACHE": "on",
+        "JAX_PLATFORMS": "cpu",
+        # Whatever this machine compiles in less time than is worth keeping.
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+    }
     environment = {**os.environ, **own, **environment}
     program = COMPILE.format(before=before)
     done = subprocess.run(

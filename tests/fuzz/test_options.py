@@ -19,7 +19,6 @@ from sa_flax import cli
 from sa_flax.cli import networks
 from sa_flax.config import (
     PRESETS,
-    Command,
     Config,
     ModelConfig,
     from_json,
@@ -30,7 +29,7 @@ from sa_flax.data.builders import open_splits
 from sa_flax.errors import InputError
 from sa_flax.inference.denoiser import Denoiser
 from sa_flax.training import run
-from sa_flax.training.command import parse_command
+from sa_flax.training.command import Command, parse_command
 from sa_flax.training.network import network_of
 from tests.fuzz.damage import cases, check_message, damaged, refusal, snapshot, untouched
 
