@@ -37,8 +37,8 @@ class ModelConfig:
     """Features at full resolution; doubled at each level down."""
     levels: Annotated[int, AT_LEAST_ONE] = 4
     """Number of resolutions."""
-    blocks: Annotated[int, AT_LEAST_ONE] = 1
-    """Residual blocks per level and side."""
+    blocks: Annotated[int | tuple[int, ...], AT_LEAST_ONE] = 1
+    """Residual blocks per level and side: one number, or one for each level, the finest first."""
     attention: str = "shuffle"
     """Kind of attention, or none (see sa_flax.list_attentions())."""
     attend: Literal["none", "encoder", "decoder", "both"] = "decoder"
@@ -263,6 +263,9 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
     if dataclasses.is_dataclass(hint):
         return _build(typing.cast(type, hint), value, f"{where}.")
     origin = typing.get_origin(hint)
+    if origin is types.UnionType and isinstance(value, list):  # of the alternatives, the tuple
+        hint = next((h for h in typing.get_args(hint) if typing.get_origin(h) is tuple), hint)
+        origin = typing.get_origin(hint)
     if origin is tuple and isinstance(value, list):
         kinds = typing.get_args(hint)
         if kinds[-1] is not Ellipsis and len(kinds) != len(value):

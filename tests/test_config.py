@@ -27,8 +27,11 @@ def test_presets_are_valid_and_survive_json(name):
 
 
 def test_options_survive_json():
-    config = Config(model=ModelConfig(attention_options={"groups": 4}))
-    assert from_json(to_json(config)) == config
+    for model in (ModelConfig(attention_options={"groups": 4}), ModelConfig(blocks=(3, 2, 1, 1))):
+        config = Config(model=model)
+        assert from_json(to_json(config)) == config
+    assert parse_command(["smoke", "--model.blocks", "3", "1"]).config.model.blocks == (3, 1)
+    assert parse_command(["smoke", "--model.blocks", "3"]).config.model.blocks == 3
 
 
 @pytest.mark.parametrize(
@@ -37,6 +40,7 @@ def test_options_survive_json():
         ("{", "not valid JSON"),
         ('{"modle": {}}', "Did you mean 'model'"),
         ('{"model": {"width": "wide"}}', "model.width has the wrong type"),
+        ('{"model": {"blocks": [2, "wide"]}}', r"model.blocks\[1\] has the wrong type"),
         ('{"model": {"attend": "up"}}', "none, encoder, decoder, both"),
         ("[]", "must be an object"),
     ],

@@ -1,7 +1,7 @@
 """A U-Net for denoising, with a choice of attention and of where it stands."""
 
 import itertools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -39,6 +39,13 @@ def pad_to_multiple(x: Float[Array, "B H W C"], multiple: int) -> Float[Array, "
     return x
 
 
+def _check_size(name: str, value: int, most: int) -> None:
+    if value < 1:
+        raise ValueError(f"{name} must be at least 1; got {value}.")
+    if value > most:
+        raise ValueError(f"{name} can't be more than {most}; got {value}.")
+
+
 class AttentionUNet(nnx.Module):
     """U-Net denoiser: `model(noisy) -> clean`, any height and width, pictures in [0, 1].
 
@@ -57,7 +64,8 @@ class AttentionUNet(nnx.Module):
       channels: 1 (gray) or 3 (colour), or any other number of channels of the picture.
       width: features at full resolution; every level down doubles them.
       levels: number of resolutions; height and width are padded to multiples of 2^(levels - 1).
-      blocks: residual blocks at each level, on each side.
+      blocks: residual blocks at each level, on each side: one number for all levels, or one for
+        each, the finest first. A block at full resolution costs most and has the fewest parameters.
       attention: kind of attention, a name that `make_attention` knows, or "none". Or a class or
         function of your own, called as `attention(features, rngs=..., param_dtype=...)` with
         `attention_options` besides: what it returns maps (B, H, W, features) to the same shape.
@@ -88,7 +96,7 @@ class AttentionUNet(nnx.Module):
         channels: int = 3,
         width: int = 32,
         levels: int = 4,
-        blocks: int = 1,
+        blocks: int | Sequence[int] = 1,
         attention: Kinds = "shuffle",
         attend: Attend = "decoder",
         attention_options: Mapping[Any, Any] | None = None,
@@ -98,16 +106,16 @@ class AttentionUNet(nnx.Module):
         param_dtype: Dtype = jnp.float32,
         rngs: nnx.Rngs,
     ):
-        for name, value, most in (
-            ("channels", channels, 2**16),
-            ("width", width, 2**16),
-            ("levels", levels, 12),  # pictures are padded to multiples of 2048 then
-            ("blocks", blocks, 256),
-        ):
-            if value < 1:
-                raise ValueError(f"{name} must be at least 1; got {value}.")
-            if value > most:
-                raise ValueError(f"{name} can't be more than {most}; got {value}.")
+        _check_size("channels", channels, 2**16)
+        _check_size("width", width, 2**16)
+        _check_size("levels", levels, 12)  # pictures are padded to multiples of 2048 then
+        counts = [blocks] * levels if isinstance(blocks, int) else list(blocks)
+        if len(counts) != levels:
+            raise ValueError(
+                f"blocks must be one number, or one for each of the {levels} levels; got {counts}."
+            )
+        for count in counts:
+            _check_size("blocks", count, 256)
         kinds = kinds_by_place(attention, attention_options, attend=attend, levels=levels)
         self.channels, self.levels, self.noise_level = channels, levels, noise_level
         self.remat = remat
@@ -115,21 +123,22 @@ class AttentionUNet(nnx.Module):
         kwargs: dict[str, Any] = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
         widths = [width * 2**level for level in range(levels)]
 
-        def stack(place: str, features: int) -> nnx.Sequential:
+        def stack(place: str, level: int) -> nnx.Sequential:
             kind, options = kinds[place]
+            features = widths[level]
             return nnx.Sequential(
                 *(
                     ResidualBlock(features, attention=kind, attention_options=options, **kwargs)
-                    for _ in range(blocks)
+                    for _ in range(counts[level])
                 )
             )
 
         self.head = conv3x3(channels + noise_level, width, **kwargs)
-        self.encoder = nnx.List([stack(f"encoder.{i}", w) for i, w in enumerate(widths[:-1])])
+        self.encoder = nnx.List([stack(f"encoder.{i}", i) for i in range(levels - 1)])
         self.down = nnx.List([Downsample(a, b, **kwargs) for a, b in itertools.pairwise(widths)])
-        self.bottom = stack("bottom", widths[-1])
+        self.bottom = stack("bottom", levels - 1)
         self.up = nnx.List([Upsample(b, a, **kwargs) for a, b in itertools.pairwise(widths)])
-        self.decoder = nnx.List([stack(f"decoder.{i}", w) for i, w in enumerate(widths[:-1])])
+        self.decoder = nnx.List([stack(f"decoder.{i}", i) for i in range(levels - 1)])
         self.tail = conv3x3(
             width,
             channels,

@@ -145,11 +145,16 @@ def _unet_options(state: State) -> Options:
         for block, arrays in layers.items()
         if f"{block}.conv2.weight" in state
     ]
+    levels = 1 + sum(bool(re.fullmatch(r"up\.\d+\.conv\.weight", name)) for name in state)
+    blocks = [
+        sum(bool(re.fullmatch(rf"{place}\.\d+\.conv1\.weight", name)) for name in state)
+        for place in (*(rf"encoder\.{i}" for i in range(levels - 1)), "bottom")
+    ]
     options: Options = {
         "channels": tail.shape[0],
         "width": head.shape[0],
-        "levels": 1 + sum(bool(re.fullmatch(r"up\.\d+\.conv\.weight", name)) for name in state),
-        "blocks": sum(bool(re.fullmatch(r"bottom\.\d+\.conv1\.weight", name)) for name in state),
+        "levels": levels,
+        "blocks": blocks[0] if len(set(blocks)) == 1 else blocks,
         "noise_level": head.shape[1] > tail.shape[0],
         "attention": "none",
         "attend": "none",

@@ -257,7 +257,7 @@ class AttentionUNet(nn.Module):
         channels: int = 3,
         width: int = 32,
         levels: int = 4,
-        blocks: int = 1,
+        blocks: int | list[int] = 1,
         attention: str = "shuffle",
         attend: str = "decoder",
         attention_options: dict | None = None,
@@ -268,9 +268,14 @@ class AttentionUNet(nn.Module):
         widths = [width * 2**level for level in range(levels)]
         finer, coarser = widths[:-1], widths[1:]
 
-        def stack(features: int, *sides: str) -> nn.Sequential:
+        counts = [blocks] * levels if isinstance(blocks, int) else blocks
+
+        def stack(level: int, *sides: str) -> nn.Sequential:
             kind = attention if attend in sides else "none"
-            made = (ResidualBlock(features, kind, attention_options or {}) for _ in range(blocks))
+            made = (
+                ResidualBlock(widths[level], kind, attention_options or {})
+                for _ in range(counts[level])
+            )
             return nn.Sequential(*made)
 
         def steps(up: bool) -> nn.ModuleList:
@@ -280,11 +285,11 @@ class AttentionUNet(nn.Module):
             )
 
         self.head = nn.Conv2d(channels + noise_level, width, 3, padding=1)
-        self.encoder = nn.ModuleList(stack(w, "encoder", "both") for w in finer)
+        self.encoder = nn.ModuleList(stack(i, "encoder", "both") for i in range(levels - 1))
         self.down = steps(up=False)
-        self.bottom = stack(widths[-1], "both")
+        self.bottom = stack(levels - 1, "both")
         self.up = steps(up=True)
-        self.decoder = nn.ModuleList(stack(w, "decoder", "both") for w in finer)
+        self.decoder = nn.ModuleList(stack(i, "decoder", "both") for i in range(levels - 1))
         self.tail = nn.Conv2d(width, channels, 3, padding=1)
 
     def forward(self, noisy: torch.Tensor, sigma: float | torch.Tensor | None = None):

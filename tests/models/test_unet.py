@@ -107,6 +107,18 @@ def test_bfloat16_inside_float32_outside():
     np.testing.assert_allclose(y, run(small(), x), atol=5e-3)
 
 
+def test_blocks_of_each_level():
+    model = small(blocks=(3, 2, 1))
+    counts = [len(stack.layers) for stack in (*model.encoder, model.bottom, *model.decoder)]
+    assert counts == [3, 2, 1, 3, 2]
+    assert model.receptive_radius == 2 + 3 + 2 * (2 * 3 + 2 * 2 * 2) + 4 * 2
+    assert model.features(picture(1, 8, 8, 3)).keys() == {
+        *(f"{side}.0.{i}" for side in ("encoder", "decoder") for i in range(3)),
+        *(f"{side}.1.{i}" for side in ("encoder", "decoder") for i in range(2)),
+        "bottom.0",
+    }
+
+
 def test_errors():
     with pytest.raises(ValueError, match="'none', 'encoder', 'decoder' or 'both'"):
         small(attend="up")
@@ -114,6 +126,10 @@ def test_errors():
         small()(picture(1, 8, 8, 1))
     with pytest.raises(ValueError, match="width must be at least 1"):
         small(width=0)
+    with pytest.raises(ValueError, match=r"one for each of the 3 levels; got \[2, 1\]"):
+        small(blocks=(2, 1))
+    with pytest.raises(ValueError, match="blocks must be at least 1"):
+        small(blocks=(2, 0, 1))
     with pytest.raises(ValueError, match="Did you mean 'shuffle'"):
         small(attention="shufle")
     with pytest.raises(ValueError, match="Did you mean 'attention_unet'"):

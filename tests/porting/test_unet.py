@@ -86,6 +86,7 @@ def test_trained_here_used_there():
         {"attention": "danet", "attend": "both", "attention_options": {"reduction": 2}},
         {"attention": "shuffle", "attend": "decoder", "noise_level": True, "channels": 1},
         {"attention": "shuffle", "attend": "decoder", "blocks": 3},
+        {"attention": "shuffle", "attend": "decoder", "levels": 3, "blocks": (2, 1, 3)},
     ],
 )
 def test_weights_tell_the_options(options):
@@ -184,6 +185,7 @@ def test_the_shipped_network_equals_ours(attention, options):
 @pytest.mark.parametrize("size", [(1, 9), (2, 3), (6, 11)])
 def test_the_shipped_network_takes_any_size_and_a_noise_level(size):
     sizes = {"channels": 3, "width": 4, "levels": 4, "attention": "none", "noise_level": True}
+    sizes["blocks"] = [3, 1, 2, 1]
     theirs = randomise(ShippedUNet(**sizes).double())
     x, sigma = np.random.default_rng(0).random((2, *size, 3)), np.array([0.1, 0.2])
     with torch.no_grad():
