@@ -3,8 +3,11 @@
     nice python -m benchmarks.training_queue --data DIR --output QUEUE
 
 DIR/photos holds photographs and LICENSES.tsv (columns `file` and `licence`). Those under CC0, in
-the public domain or under CC-BY train, at their own size and at 0.6 of it; the bundled validation
-and test pictures do not. Validation is on DIR/bsds500/val outside CBSD68 (the ids are in
+the public domain or under CC-BY train; the bundled validation and test pictures do not. They are cut
+into tiles: the most textured ones at 0.6 to 0.25 of their size, with the chroma of 4:2:0 files, whose
+spectrum is that of the published test sets (at full size most crops of a photograph are smooth, and
+its chroma is noisier than theirs), and for `photo` tiles of every kind at full size besides.
+Validation is on DIR/bsds500/val outside CBSD68 (the ids are in
 DIR/bsds500/cbsd68_ids.txt) where that is there, else on the bundled validation pictures.
 
 SIGTERM or Ctrl-C stops the run at hand after its step; the same command goes on with it.
@@ -17,6 +20,7 @@ or the shipped one.
 
 import argparse
 import csv
+import io
 import json
 import os
 import resource
@@ -24,8 +28,10 @@ import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 from PIL import Image
 
 from sa_flax.data.builders import PHOTOGRAPHS
@@ -59,8 +65,45 @@ def is_free(licence: str) -> bool:
     return licence.startswith(("CC0", "public domain")) or attribution
 
 
-def prepare(data: Path, folder: Path) -> None:
-    """Makes the folder of training pictures, whole or not at all."""
+def tiles(picture: Image.Image, scale: float) -> list[tuple[float, Image.Image]]:
+    """A picture at a share of its size in tiles of about 144 x 144, and how textured each is.
+
+    Texture is the median of the second differences of luma along both axes, in gray levels.
+    """
+    size = (round(picture.width * scale), round(picture.height * scale))
+    pixels = np.asarray(picture.resize(size, Image.Resampling.LANCZOS))
+    found = []
+    for band in np.array_split(pixels, max(1, size[1] // 144), axis=0):
+        for tile in np.array_split(band, max(1, size[0] // 144), axis=1):
+            luma = tile @ np.array([0.299, 0.587, 0.114])
+            down, across = (np.abs(np.diff(luma, 2, axis=axis)) for axis in (0, 1))
+            texture = float(np.median(down[:, 2:] + across[2:]))
+            found.append((texture, Image.fromarray(tile)))
+    return found
+
+
+def training_tiles(picture: Image.Image, everything: bool) -> Iterator[tuple[str, Image.Image]]:
+    """The tiles of a photograph that train, by name: see above."""
+    for percent in (60, 45, 33, 25):
+        found = sorted(tiles(picture, percent / 100), key=lambda tile: -tile[0])
+        for number, (texture, tile) in enumerate(found[: max(1, round(0.6 * len(found)))]):
+            if texture >= 2:
+                yield f"{percent}-{number}", with_subsampled_chroma(tile)
+    if everything:
+        for number, (_, tile) in enumerate(tiles(picture, 1.0)):
+            if number % 5 == 0:  # about as many as the textured ones
+                yield f"100-{number}", tile
+
+
+def with_subsampled_chroma(picture: Image.Image) -> Image.Image:
+    """As a 4:2:0 file of high quality holds it."""
+    file = io.BytesIO()
+    picture.save(file, "JPEG", quality=95, subsampling=2)
+    return Image.open(file).convert("RGB")
+
+
+def prepare(data: Path, folder: Path, everything: bool) -> None:
+    """Makes a folder of training pictures, whole or not at all."""
     if folder.is_dir():
         return
     partial = folder.with_name(f".{folder.name}.partial")
@@ -75,12 +118,8 @@ def prepare(data: Path, folder: Path) -> None:
         if not is_free(row["licence"]) or bundled.get(row["file"]) in ("validation", "test"):
             continue
         source = data / "photos" / row["file"]
-        shutil.copy(source, partial / "train" / row["file"])
-        picture = Image.open(source).convert("RGB")
-        smaller = picture.resize(
-            (round(picture.width * 0.6), round(picture.height * 0.6)), Image.Resampling.LANCZOS
-        )
-        smaller.save(partial / "train" / f"{source.stem}-60.png")
+        for name, tile in training_tiles(Image.open(source).convert("RGB"), everything):
+            tile.save(partial / "train" / f"{source.stem}-{name}.png")
     ids = data / "bsds500" / "cbsd68_ids.txt"
     if ids.is_file():
         taken = set(ids.read_text().split())

@@ -2,6 +2,7 @@
 
 import inspect
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -68,9 +69,11 @@ def saved_options(config: Config) -> dict[str, Any]:
 def start_from(model: nnx.Module, name: str) -> None:
     """Gives `model` the parameters of a saved network, in place (--init-from).
 
-    Both must be of one shape, but a gray network can start from a colour one: its first kernel is
-    the sum over the colours, its last the mean, so that it does to a gray picture what the colour
-    network does to three equal channels, on average over them.
+    Both must be of one shape, with two exceptions. A gray network can start from a colour one: its
+    first kernel is the sum over the colours, its last the mean, so that it does to a gray picture
+    what the colour network does to three equal channels, on average over them. A U-Net can start
+    from one with fewer blocks at a level: the blocks that are new begin as the identity, so that
+    it does what the smaller one does.
 
     Raises:
       PretrainedError: where there is no such network.
@@ -81,7 +84,24 @@ def start_from(model: nnx.Module, name: str) -> None:
     if (getattr(source, "channels", None), getattr(model, "channels", None)) == (3, 1):
         shapes = {path: leaf.get_value().shape for path, leaf in model_leaves(model).items()}
         arrays = {path: _to_gray(a, shapes.get(path, a.shape)) for path, a in arrays.items()}
-    fill(model, arrays, f"--init-from {name}")
+    fill(model, _new_blocks(model, arrays) | arrays, f"--init-from {name}")
+
+
+# A parameter of a residual block of the U-Net: its stack, the block's number, its name there.
+_OF_BLOCK = re.compile(r"((?:encoder\.\d+|bottom|decoder\.\d+)\.layers)\.\d+\.(.+)")
+
+
+def _new_blocks(model: nnx.Module, given: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Parameters of the blocks that `given` lacks in stacks that it has, as the identity."""
+    new = {}
+    for path, leaf in model_leaves(model).items():
+        match = _OF_BLOCK.fullmatch(path)
+        if path in given or match is None or f"{match[1]}.0.{match[2]}" not in given:
+            continue
+        value = np.asarray(leaf.get_value())
+        # The attention of nothing is nothing: a gate multiplies it, affinities average it.
+        new[path] = np.zeros_like(value) if match[2].startswith("conv2.") else value
+    return new
 
 
 def _to_gray(array: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:

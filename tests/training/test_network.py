@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
 from sa_flax.config import Config, ModelConfig
 from sa_flax.errors import InputError
@@ -67,6 +68,23 @@ def test_a_gray_network_starts_from_a_colour_one(colour_run):
     x = jnp.asarray(np.random.default_rng(1).random((1, 8, 8, 1), np.float32))
     expected = jnp.mean(colour(jnp.repeat(x, 3, axis=-1)), axis=-1, keepdims=True)
     np.testing.assert_allclose(model(x), expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("attention", ["none", "shuffle", "danet"])
+def test_a_deeper_network_starts_as_the_one_it_came_from(tmp_path, attention):
+    shallow = dataclasses.replace(
+        COLOUR, model=dataclasses.replace(COLOUR.model, attention=attention, attend="both")
+    )
+    source = network_of(shallow)
+    save_network(tmp_path, source, shallow, step=1, scores={})
+    config = dataclasses.replace(
+        shallow, model=dataclasses.replace(shallow.model, blocks=(3, 2)), init_from=str(tmp_path)
+    )
+    graphdef, state = started(config)
+    deeper = nnx.merge(graphdef, state.params, state.rest)
+    assert [len(deeper.encoder[0].layers), len(deeper.bottom.layers)] == [3, 2]
+    x = jnp.asarray(np.random.default_rng(1).random((1, 8, 8, 3), np.float32))
+    np.testing.assert_allclose(deeper(x), source(x), rtol=1e-6, atol=1e-6)
 
 
 @pytest.mark.parametrize(
