@@ -1,0 +1,50 @@
+"""What the training queue makes of photographs before it trains."""
+
+import csv
+
+import numpy as np
+from PIL import Image
+
+from benchmarks.training_queue import is_free, prepare, tiles, with_subsampled_chroma
+
+
+def half_textured() -> Image.Image:
+    """600 x 300 pixels: smooth on the left, noise that differs in each colour on the right."""
+    pixels = np.full((300, 600, 3), 128, np.uint8)
+    pixels[:, 300:] = np.random.default_rng(0).integers(0, 256, (300, 300, 3))
+    return Image.fromarray(pixels)
+
+
+def test_tiles_cover_the_picture_and_know_their_texture():
+    found = tiles(half_textured(), 1.0)
+    assert sum(tile.width * tile.height for _, tile in found) == 600 * 300
+    textures = [texture for texture, _ in found]
+    assert textures[0] == 0
+    assert max(textures) > 50
+    assert sum(texture > 50 for texture in textures) == len(textures) // 2
+
+
+def test_chroma_is_that_of_a_subsampled_file():
+    sharp = half_textured().crop((300, 0, 444, 144))
+    chroma = np.asarray(with_subsampled_chroma(sharp).convert("YCbCr"), float)[..., 1]
+    before = np.asarray(sharp.convert("YCbCr"), float)[..., 1]
+    steps = [np.mean(np.abs(np.diff(c, axis=1))) for c in (chroma, before)]
+    assert steps[0] < 0.4 * steps[1]
+
+
+def test_only_free_photographs_train_and_textured_tiles_first(tmp_path):
+    assert [is_free(x) for x in ("CC0", "CC-BY 4.0", "public domain (NASA)")] == [True] * 3
+    assert [is_free(x) for x in ("CC-BY-SA 4.0", "GPL", "Unsplash")] == [False] * 3
+    (tmp_path / "photos").mkdir()
+    with (tmp_path / "photos" / "LICENSES.tsv").open("w", newline="") as file:
+        table = csv.writer(file, delimiter="\t")
+        table.writerows([("file", "licence"), ("a.png", "CC0"), ("b.png", "GPL")])
+    for name in ("a.png", "b.png"):
+        half_textured().save(tmp_path / "photos" / name)
+    for everything in (False, True):
+        folder = tmp_path / f"pictures-{everything}"
+        prepare(tmp_path, folder, everything)
+        names = sorted(path.name for path in (folder / "train").iterdir())
+        assert {name[:2] for name in names} == {"a-"}
+        assert any(name.startswith("a-100-") for name in names) == everything
+        assert all((folder / split).is_dir() for split in ("validation", "test"))
