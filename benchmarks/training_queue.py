@@ -6,9 +6,12 @@ DIR/photos holds photographs and LICENSES.tsv (columns `file` and `licence`). Th
 the public domain or under CC-BY train; the bundled validation and test pictures do not. They are
 cut into tiles: the most textured ones at 0.6 to 0.25 of their size, with the chroma of 4:2:0 files,
 whose spectrum is that of the published test sets (at full size most crops of a photograph are
-smooth, and its chroma is noisier than theirs), and for `photo` tiles of every kind at full size
-besides. Validation is on DIR/bsds500/val outside CBSD68 (the ids are in
-DIR/bsds500/cbsd68_ids.txt) where that is there, else on the bundled validation pictures.
+smooth, and its chroma is noisier than theirs). For `photo` there are besides tiles of every kind at
+full size, some of them exposed so that whites or blacks are lost in large areas, and pages of text:
+clipped noise has a mean that is off there, which has to be learned.
+
+Validation is on DIR/bsds500/val outside CBSD68 (the ids are in DIR/bsds500/cbsd68_ids.txt) where
+that is there, else on the bundled validation pictures.
 
 SIGTERM or Ctrl-C stops the run at hand after its step; the same command goes on with it.
 QUEUE/tally.json keeps each run's processor time and newest figures; QUEUE/RUN/network is its newest
@@ -32,7 +35,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 
 from sa_flax.data.builders import PHOTOGRAPHS
 
@@ -64,6 +67,8 @@ RUNS: dict[str, tuple[str | None, list[str]]] = {
         [*_DEEPER, "--model.channels", "1", *_RATE, "--steps", "8000", "--seed", "13"],
     ),
 }
+
+_PAGES = 60
 
 # With tiles of every kind, or not -> folder of pictures in the queue's.
 _PICTURES = {True: "pictures-all", False: "pictures-fine"}
@@ -101,8 +106,43 @@ def training_tiles(picture: Image.Image, everything: bool) -> Iterator[tuple[str
                 yield f"{percent}-{number}", with_subsampled_chroma(tile)
     if everything:
         for number, (_, tile) in enumerate(tiles(picture, 1.0)):
-            if number % 5 == 0:  # about as many as the textured ones
+            if number % 5 == 0:  # about half as many as the textured ones
                 yield f"100-{number}", tile
+            if number % 15 == 1:
+                yield f"bright-{number}", exposed(tile, 70)
+            if number % 15 == 6:
+                yield f"dark-{number}", exposed(tile, 30)
+
+
+def exposed(picture: Image.Image, percentile: int) -> Image.Image:
+    """With all that is beyond a percentile of its values white (above 50), or black (below)."""
+    pixels = np.asarray(picture) / 255
+    edge = float(np.percentile(pixels, percentile))
+    low, high = (0.0, max(edge, 0.1)) if percentile > 50 else (min(edge, 0.9), 1.0)
+    return Image.fromarray((255 * np.clip((pixels - low) / (high - low), 0, 1)).astype(np.uint8))
+
+
+def page(seed: int) -> Image.Image:
+    """A piece of a page, 256 x 256: lines of letters in one ink on one paper, often black on white.
+
+    Every third is printed white on black.
+    """
+    random = np.random.default_rng(seed)
+    paper, ink = np.full(3, 255), random.integers(0, 80, 3) * (random.random() < 0.5)
+    if random.random() < 0.4:
+        paper = 255 - random.integers(0, 60, 3)
+    if seed % 3 == 0:
+        paper, ink = 255 - paper, 255 - ink
+    picture = Image.new("RGB", (256, 256), tuple(map(int, paper)))
+    draw = ImageDraw.Draw(picture)
+    y = int(random.integers(0, 60))
+    while y < 230:
+        size = int(random.choice([9, 11, 14, 18, 28]))
+        letters = "".join(random.choice(list("abcdefghijklmnopqrstuvwxyz    ABC.,019"), 60))
+        font = ImageFont.load_default(size)
+        draw.text((int(random.integers(0, 80)), y), letters, fill=tuple(map(int, ink)), font=font)
+        y += round(1.3 * size) + int(random.integers(0, 50) * (random.random() < 0.3))
+    return picture
 
 
 def with_subsampled_chroma(picture: Image.Image) -> Image.Image:
@@ -130,6 +170,8 @@ def prepare(data: Path, folder: Path, everything: bool) -> None:
         source = data / "photos" / row["file"]
         for name, tile in training_tiles(Image.open(source).convert("RGB"), everything):
             tile.save(partial / "train" / f"{source.stem}-{name}.png")
+    for seed in range(_PAGES if everything else 0):
+        page(seed).save(partial / "train" / f"page-{seed}.png")
     ids = data / "bsds500" / "cbsd68_ids.txt"
     if ids.is_file():
         taken = set(ids.read_text().split())

@@ -3,9 +3,10 @@
 import csv
 
 import numpy as np
+import pytest
 from PIL import Image
 
-from benchmarks.training_queue import is_free, prepare, tiles, with_subsampled_chroma
+from benchmarks.training_queue import exposed, is_free, page, prepare, tiles, with_subsampled_chroma
 
 
 def half_textured() -> Image.Image:
@@ -32,6 +33,25 @@ def test_chroma_is_that_of_a_subsampled_file():
     assert steps[0] < 0.4 * steps[1]
 
 
+def test_exposure_loses_whites_or_blacks():
+    ramp = Image.fromarray(
+        np.arange(256, dtype=np.uint8).reshape(16, 16).repeat(3).reshape(16, 16, 3)
+    )
+    bright, dark = (np.asarray(exposed(ramp, percentile)) for percentile in (70, 30))
+    assert np.mean(bright == 255) == pytest.approx(0.3, abs=0.02)
+    assert np.mean(dark == 0) == pytest.approx(0.3, abs=0.02)
+    assert bright.min() == 0
+    assert dark.max() == 255
+
+
+def test_pages_are_mostly_paper():
+    for seed, extreme in ((1, 255), (3, 0)):
+        levels = np.asarray(page(seed).convert("L"))
+        assert np.mean(np.abs(levels.astype(int) - extreme) < 70) > 0.5
+        assert np.ptp(levels) > 120
+    assert page(4).tobytes() == page(4).tobytes()
+
+
 def test_only_free_photographs_train_and_textured_tiles_first(tmp_path):
     assert [is_free(x) for x in ("CC0", "CC-BY 4.0", "public domain (NASA)")] == [True] * 3
     assert [is_free(x) for x in ("CC-BY-SA 4.0", "GPL", "Unsplash")] == [False] * 3
@@ -45,6 +65,6 @@ def test_only_free_photographs_train_and_textured_tiles_first(tmp_path):
         folder = tmp_path / f"pictures-{everything}"
         prepare(tmp_path, folder, everything)
         names = sorted(path.name for path in (folder / "train").iterdir())
-        assert {name[:2] for name in names} == {"a-"}
+        assert {name[0] for name in names} == ({"a", "p"} if everything else {"a"})
         assert any(name.startswith("a-100-") for name in names) == everything
         assert all((folder / split).is_dir() for split in ("validation", "test"))
