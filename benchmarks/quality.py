@@ -77,6 +77,17 @@ def cases_of(files: list[Path], kind: str, channels: int) -> Iterator[Case]:
         yield Case(noisy, clean, told)
 
 
+def black_and_white(kind: str) -> Iterator[Case]:
+    """Squares of 64 x 64, black and white, with clipped noise: its mean is off in both."""
+    from sa_flax.inference.evaluate import noisy_version
+    from sa_flax.noise import Gaussian
+
+    squares = np.indices((256, 256)) // 64
+    clean = np.repeat(np.float32(squares.sum(0) % 2)[..., None], 3, axis=-1)
+    noise = Gaussian(float(kind.split()[1]), clip=True)
+    yield Case(noisy_version(clean, noise, seed=0, index=0)[0], clean)
+
+
 def pairs(folder: Path) -> Iterator[Case]:
     """Real noise: NAME_real.* beside NAME_mean.*."""
     for file in sorted(folder.glob("*_real.*")):
@@ -108,6 +119,8 @@ def sets(data: Path | None) -> dict[str, Callable[[], Iterator[Case]]]:
     for name, (files, channels, kinds) in found.items():
         for kind in kinds if files else ():
             measured[f"{name}: {kind}"] = lambda f=files, k=kind, c=channels: cases_of(f, k, c)
+    for kind in ("clipped 15", "clipped 25", "clipped 50"):
+        measured[f"black and white: {kind}"] = lambda k=kind: black_and_white(k)
     if data is not None and (data / "polyu100").is_dir():
         measured["polyu100: real"] = lambda: pairs(data / "polyu100")
     return measured
@@ -170,7 +183,12 @@ def networks(names: list[str]) -> tuple[dict[str, Method], dict[str, Method]]:
 
 
 def measure(methods: dict[str, Method], cases: Iterator[Case], most: int) -> dict[str, Any]:
-    """Mean PSNR (dB) of the input and of every method, how often one did harm, and its cost."""
+    """Mean PSNR (dB) of the input and of every method, the worst gain over the input, and the cost.
+
+    For pictures that are black or white, "bias" is by how many gray levels the mean of the black
+    and of the white pixels is off.
+    """
+    bias: dict[str, tuple[float, float]] = {}
     scores: dict[str, list[float]] = {name: [] for name in ("input", *methods)}
     seconds = dict.fromkeys(methods, 0.0)
     megapixels = 0.0
@@ -184,9 +202,12 @@ def measure(methods: dict[str, Method], cases: Iterator[Case], most: int) -> dic
             result = method(case.noisy, case.sigma)
             seconds[name] += time.process_time() - before
             scores[name].append(_psnr(np.asarray(result), case.clean))
+            if np.all((case.clean == 0) | (case.clean == 1)):
+                bias[name] = _bias(np.asarray(result), case.clean)
     floor = np.minimum(scores["input"], 100.0)
     return {
         "pictures": len(floor),
+        **({"bias": bias} if bias else {}),
         "psnr": {name: round(float(np.mean(s)), 3) for name, s in scores.items()},
         "worst_gain": {
             name: round(float(np.min(np.minimum(scores[name], 100) - floor)), 3) for name in methods
@@ -202,6 +223,12 @@ def _psnr(result: np.ndarray, clean: np.ndarray) -> float:
     rounded = np.round(np.clip(result, 0, 1) * 255) / 255
     error = float(np.mean((rounded.reshape(clean.shape) - clean) ** 2))
     return 10 * np.log10(1 / max(error, 1e-10))
+
+
+def _bias(result: np.ndarray, clean: np.ndarray) -> tuple[float, float]:
+    """Mean error in the black and in the white pixels, in gray levels, as it would be written."""
+    error = 255 * (np.clip(result, 0, 1).reshape(clean.shape) - clean)
+    return round(float(np.mean(error[clean == 0])), 2), round(float(np.mean(error[clean == 1])), 2)
 
 
 def table(results: dict[str, Any]) -> str:
