@@ -60,7 +60,7 @@ _DEEPER = ["--model.blocks", "2", "2", "1", "1"]
 
 # name -> (network it starts from, options). docs/experiments.md has what ran before these.
 RUNS: dict[str, tuple[str | None, list[str]]] = {
-    "photo": ("photo", [*_PHOTO, *_RATE, "--steps", "26000", "--seed", "12"]),
+    "photo": ("photo", [*_PHOTO, *_RATE, "--steps", "20000", "--seed", "12"]),
     "color": ("color", [*_DEEPER, *_RATE, "--steps", "16000", "--seed", "11"]),
     "gray": (
         "color",
