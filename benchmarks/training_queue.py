@@ -60,7 +60,7 @@ _DEEPER = ["--model.blocks", "2", "2", "1", "1"]
 
 # name -> (network it starts from, options). docs/experiments.md has what ran before these.
 RUNS: dict[str, tuple[str | None, list[str]]] = {
-    "photo": ("photo", [*_PHOTO, *_RATE, "--steps", "20000", "--seed", "12"]),
+    "photo": ("photo", [*_PHOTO, *_RATE, "--steps", "32000", "--seed", "12"]),
     "color": ("color", [*_DEEPER, *_RATE, "--steps", "16000", "--seed", "11"]),
     "gray": (
         "color",
@@ -68,7 +68,7 @@ RUNS: dict[str, tuple[str | None, list[str]]] = {
     ),
 }
 
-_PAGES = 60
+_PAGES = 300
 
 # With tiles of every kind, or not -> folder of pictures in the queue's.
 _PICTURES = {True: "pictures-all", False: "pictures-fine"}
@@ -108,9 +108,9 @@ def training_tiles(picture: Image.Image, everything: bool) -> Iterator[tuple[str
         for number, (_, tile) in enumerate(tiles(picture, 1.0)):
             if number % 5 == 0:  # about half as many as the textured ones
                 yield f"100-{number}", tile
-            if number % 15 == 1:
+            if number % 5 == 1:
                 yield f"bright-{number}", exposed(tile, 70)
-            if number % 15 == 6:
+            if number % 5 == 3:
                 yield f"dark-{number}", exposed(tile, 30)
 
 
