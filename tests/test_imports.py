@@ -1,4 +1,4 @@
-"""Who imports whom: rooms only from rooms below, no circle, and no Flax for pure functions."""
+"""Who imports whom: rooms only from rooms below, no circle, no Flax for pure functions; how long."""
 
 import ast
 from pathlib import Path
@@ -61,6 +61,14 @@ def test_the_walk_sees_what_is_there():
     inside = "def f():\n    if x:\n        from sa_flax.errors import InputError\n"
     assert imported(ast.parse(inside)) == ["sa_flax.errors.InputError"]
     assert imported(ast.parse("if TYPE_CHECKING:\n    import sa_flax.errors\n")) == []
+
+
+def test_files_are_read_in_one_sitting():
+    house = ROOT.parent
+    rooms = ("sa_flax", "tests", "benchmarks", "docs", "notebooks")
+    files = [house / "train.py", *(path for room in rooms for path in (house / room).rglob("*.py"))]
+    long = {path.name: len(path.read_text().splitlines()) for path in files}
+    assert not {name: lines for name, lines in long.items() if lines >= 400}
 
 
 def test_nothing_imports_itself_by_way_of_others():
