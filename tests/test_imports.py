@@ -1,4 +1,4 @@
-"""Who imports whom: rooms only from rooms below, no circle, and no Flax for pure functions."""
+"""Who imports whom, rooms only from rooms below and no circle; and how long files are."""
 
 import ast
 from pathlib import Path
@@ -16,6 +16,14 @@ def name_of(path: Path) -> str:
 
 
 FILES = {name_of(path): path for path in ROOT.rglob("*.py")}
+
+
+# From the ground up. The package's own file names the face, and imports it on first use.
+ROOMS = (
+    *("functional", "errors", "limits", "strict_json", "files", "noise", "config", "xla_flags"),
+    *("sa_flax", "modules", "pictures", "models", "data", "porting", "inference", "training"),
+    "cli",
+)
 
 
 def for_type_checkers(node: ast.AST) -> bool:
@@ -63,6 +71,14 @@ def test_the_walk_sees_what_is_there():
     assert imported(ast.parse("if TYPE_CHECKING:\n    import sa_flax.errors\n")) == []
 
 
+def test_files_are_read_in_one_sitting():
+    house = ROOT.parent
+    rooms = ("sa_flax", "tests", "benchmarks", "docs", "notebooks")
+    files = [house / "train.py", *(path for room in rooms for path in (house / room).rglob("*.py"))]
+    long = {path.name: len(path.read_text().splitlines()) for path in files}
+    assert not {name: lines for name, lines in long.items() if lines >= 400}
+
+
 def test_nothing_imports_itself_by_way_of_others():
     done: set[str] = set()
 
@@ -76,6 +92,19 @@ def test_nothing_imports_itself_by_way_of_others():
 
     for name in sorted(EDGES):
         walk(name, ())
+
+
+def test_rooms_import_from_rooms_below():
+    def height(name: str) -> int:
+        return ROOMS.index(name.split(".")[1] if "." in name else name)
+
+    upwards = [
+        f"{name} imports {below}"
+        for name, edges in EDGES.items()
+        for below in edges
+        if height(below) > height(name)
+    ]
+    assert not upwards
 
 
 def test_pure_functions_import_jax_and_each_other_only():

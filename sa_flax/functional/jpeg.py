@@ -4,6 +4,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from sa_flax.functional.statistics import statistics_dtype
+
 # ITU-T T.81, annex K: the quantisation tables for luminance and chrominance at quality 50.
 _LUMA = np.array(
     [
@@ -15,18 +17,17 @@ _LUMA = np.array(
         [24, 35, 55, 64, 81, 104, 113, 92],
         [49, 64, 78, 87, 103, 121, 120, 101],
         [72, 92, 95, 98, 112, 100, 103, 99],
-    ],
-    np.float32,
+    ]
 )
-_CHROMA = np.full((8, 8), 99, np.float32)
+_CHROMA = np.full((8, 8), 99)
 _CHROMA[:4, :4] = [[17, 18, 24, 47], [18, 21, 26, 66], [24, 26, 56, 99], [47, 66, 99, 99]]
 
 # ITU-R BT.601 luma and the colour differences scaled to [-0.5, 0.5], as JFIF has them.
 _TO_YCC = np.array(
-    [[0.299, 0.587, 0.114], [-0.168736, -0.331264, 0.5], [0.5, -0.418688, -0.081312]], np.float32
+    [[0.299, 0.587, 0.114], [-0.168736, -0.331264, 0.5], [0.5, -0.418688, -0.081312]]
 )
-_CHROMA_OFFSET = np.array([0, 128, 128], np.float32)
-_TO_RGB = np.linalg.inv(_TO_YCC).astype(np.float32)
+_CHROMA_OFFSET = np.array([0, 128, 128])
+_TO_RGB = np.linalg.inv(_TO_YCC)
 
 # The orthonormal DCT-II of 8 values: row k is the cosine of frequency k.
 _DCT = np.sqrt(np.where(np.arange(8) == 0, 1 / 8, 1 / 4))[:, None] * np.cos(
@@ -46,7 +47,8 @@ def jpeg_compress(
     2 x 2 pixels for 4:2:0, and interpolated back), 8 x 8 DCT, division by the quantisation tables
     of libjpeg's `quality`, rounding, and all the way back to 8 bits. Entropy coding loses nothing
     and is left out. Against libjpeg, which computes in integers, single values differ by a gray
-    level or two. The derivative is zero: rounding has none.
+    level or two. The arithmetic is float32 (float64 for float64). The derivative is zero: rounding
+    has none.
 
     Args:
       x: pictures in [0, 1], gray (C = 1) or RGB (C = 3). They are rounded to 8 bits first.
@@ -66,13 +68,16 @@ def jpeg_compress(
     if subsampling not in ("4:2:0", "4:4:4"):
         raise ValueError(f"subsampling must be '4:2:0' or '4:4:4'; got {subsampling!r}.")
     batch, height, width, channels = x.shape
-    quality = jnp.broadcast_to(jnp.asarray(quality, jnp.float32), (batch,))
+    quality = jnp.broadcast_to(jnp.asarray(quality, statistics_dtype(x.dtype)), (batch,))
     levels = _to_8_bits(x)
     levels = jnp.pad(levels, [(0, 0), (0, -height % 16), (0, -width % 16), (0, 0)], mode="edge")
     if channels == 1:
         decoded = _quantise(levels, quality, _LUMA)
     else:
-        ycc = jnp.round(levels @ _TO_YCC.T + _CHROMA_OFFSET)
+        to_ycc, offset, to_rgb = (
+            jnp.asarray(table, levels.dtype) for table in (_TO_YCC.T, _CHROMA_OFFSET, _TO_RGB.T)
+        )
+        ycc = jnp.round(levels @ to_ycc + offset)
         luma = _quantise(ycc[..., :1], quality, _LUMA)
         chroma = ycc[..., 1:]
         if subsampling == "4:2:0":
@@ -80,18 +85,19 @@ def jpeg_compress(
         else:
             chroma = _quantise(chroma, quality, _CHROMA)
         ycc = jnp.concatenate([luma, chroma], axis=-1)
-        decoded = jnp.clip(jnp.round((ycc - _CHROMA_OFFSET) @ _TO_RGB.T), 0, 255)
+        decoded = jnp.clip(jnp.round((ycc - offset) @ to_rgb), 0, 255)
     return (decoded / 255)[:, :height, :width].astype(x.dtype)
 
 
 def _to_8_bits(x: Float[Array, "B H W C"]) -> Float[Array, "B H W C"]:
-    return jnp.round(jnp.clip(x.astype(jnp.float32), 0, 1) * 255)
+    return jnp.round(jnp.clip(x.astype(statistics_dtype(x.dtype)), 0, 1) * 255)
 
 
 def _table(quality: Float[Array, " B"], table: np.ndarray) -> Float[Array, "B 8 8"]:
     """libjpeg's table for a quality: 50 is the standard's own, 100 is all ones."""
     scale = jnp.where(quality < 50, 5000 / jnp.maximum(quality, 1), 200 - 2 * quality)
-    return jnp.clip(jnp.floor((table * scale[:, None, None] + 50) / 100), 1, 255)
+    steps = jnp.asarray(table, quality.dtype) * scale[:, None, None]
+    return jnp.clip(jnp.floor((steps + 50) / 100), 1, 255)
 
 
 def _quantise(
@@ -99,7 +105,7 @@ def _quantise(
 ) -> Float[Array, "B H W C"]:
     """Every 8 x 8 block through DCT, quantisation, and back to whole levels from 0 to 255."""
     batch, height, width, channels = x.shape
-    dct = jnp.asarray(_DCT, jnp.float32)
+    dct = jnp.asarray(_DCT, x.dtype)
     blocks = (x - 128).reshape(batch, height // 8, 8, width // 8, 8, channels)
     spectrum = jnp.einsum("ka,bhawvc,lv->bhkwlc", dct, blocks, dct)
     steps = _table(quality, table)[:, None, :, None, :, None]

@@ -17,6 +17,8 @@ import numpy as np
 
 # What compiling for another size of tile costs, in pixels that could be denoised in that time.
 _COMPILING = 400_000
+# The first tile's sides are at least so long: what that wastes is a tenth of compiling.
+_FIRST = 192
 # Larger tiles save nothing more.
 _ENOUGH = 1536 * 1024
 _SIDES = (*range(64, 512, 32), 512, 576, 640, 704, 768, 896, 1024, 1152, 1280, 1536)
@@ -106,8 +108,10 @@ class Overlap:
 class Planner:
     """Chooses the size of tiles: cheap for the picture, within memory, and few sizes in all.
 
-    A size that has been used is used again, although another would fit better, until what that
-    wastes would have paid for compiling. Results are the same with every size.
+    A size that has been used is used again, although another would fit better. What each other
+    size would have saved so far is summed; one that would have paid for compiling it is taken up.
+    So what is compiled suits the pictures seen, not the last one alone. Results are the same with
+    every size.
 
     Args:
       overlap: of tiles.
@@ -116,8 +120,10 @@ class Planner:
 
     def __init__(self, overlap: Overlap, *, whole: bool = False):
         self.overlap, self.whole = overlap, whole
-        self._used: list[tuple[int, int]] = []
-        self._wasted = 0
+        self._sides = self._rounded(_SIDES + (_LARGER if whole else ()))
+        # By height and width of the tile: pixels that it would have saved.
+        self._saved = np.zeros((len(self._sides), len(self._sides)))
+        self._used = np.zeros(self._saved.shape, bool)
 
     def plan(self, height: int, width: int, *, room: float, per_pixel: float) -> Plan:
         """A plan for a picture whose sides are multiples of the stride.
@@ -127,52 +133,48 @@ class Planner:
           room: bytes for a tile and what is made of it.
           per_pixel: bytes that the network takes for each pixel of a tile.
         """
-
-        sides = self._sides(_SIDES + (_LARGER if self.whole else ()))
-        sizes = {(h, w) for h in _useful(sides, height) for w in _useful(sides, width)}
-        counts = {
-            (h, w): self.overlap.count(height, h) * self.overlap.count(width, w)
-            for h, w in sizes.union(self._used)
-        }
-        possible = {tile: count for tile, count in counts.items() if count}
-
-        def cost(tile: tuple[int, int]) -> tuple[int, tuple[int, int]]:
-            return possible[tile] * tile[0] * tile[1], tile
-
-        def fits(tile: tuple[int, int]) -> bool:
-            # Twice, as memory of one tile is given back while the next is at work already. Besides,
-            # a strip of the result as high as the tile, in float32 of up to 4 channels.
-            return tile[0] * (2 * tile[1] * per_pixel + 16 * width) <= room
-
-        allowed = [tile for tile in possible if fits(tile)]
-        if self.whole and any(possible[tile] == 1 for tile in allowed):
-            allowed = [tile for tile in allowed if possible[tile] == 1]
+        cost = self._costs(height, width, room=room, per_pixel=per_pixel)
+        again = np.min(cost, where=self._used, initial=np.inf)
+        if np.isinf(again):
+            # A small picture on a larger canvas costs little beside compiling for the next one.
+            first = (self._sides < _FIRST)[:, None] | (self._sides < _FIRST)
+            roomy = np.where(first, np.inf, cost)
+            best = np.unravel_index(np.argmin(cost if np.isinf(roomy).all() else roomy), cost.shape)
+            self._used[best] = True
         else:
-            allowed = [tile for tile in allowed if tile[0] * tile[1] <= _ENOUGH] or allowed
-        # With too little memory for any: the smallest there is.
-        best = min(allowed or [min(possible, key=lambda tile: (tile[0] * tile[1], tile))], key=cost)
-        used = [tile for tile in allowed if tile in self._used]
-        if used:
-            again = min(used, key=cost)
-            self._wasted += cost(again)[0] - cost(best)[0]
-            if self._wasted <= _COMPILING:
-                return self.overlap.plan(height, width, again)
-        self._wasted = 0
-        if best not in self._used:
-            self._used.append(best)
-        return self.overlap.plan(height, width, best)
+            self._saved += np.maximum(again - cost, 0)
+            best = np.unravel_index(np.argmax(self._saved), cost.shape)
+            if self._saved[best] > _COMPILING:
+                self._saved[:] = 0
+                self._used[best] = True
+        chosen = np.unravel_index(np.argmin(np.where(self._used, cost, np.inf)), cost.shape)
+        tile = int(self._sides[chosen[0]]), int(self._sides[chosen[1]])
+        return self.overlap.plan(height, width, tile)
 
-    def _sides(self, sides: tuple[int, ...]) -> list[int]:
+    def _costs(self, height: int, width: int, *, room: float, per_pixel: float) -> np.ndarray:
+        """Pixels through the network for each (height, width) of tiles; infinite: won't do."""
+        sides, area = self._sides, np.multiply.outer(self._sides, self._sides)
+        rows = np.array([self.overlap.count(height, int(side)) for side in sides])
+        columns = np.array([self.overlap.count(width, int(side)) for side in sides])
+        count = np.multiply.outer(rows, columns)
+        # Twice, as memory of one tile is given back while the next is at work already. Besides, a
+        # strip of the result as high as the tile, in float32 of up to 4 channels.
+        fits = (count > 0) & (sides[:, None] * (2 * sides * per_pixel + 16 * width) <= room)
+        if self.whole and (fits & (count == 1)).any():
+            fits &= count == 1
+        elif (fits & (area <= _ENOUGH)).any():
+            fits &= area <= _ENOUGH
+        elif not fits.any():
+            # With too little memory for any: the smallest there is.
+            fits = (count > 0) & (area == np.min(area, where=count > 0, initial=np.iinfo(int).max))
+        return np.where(fits, count * area, np.inf)
+
+    def _rounded(self, sides: tuple[int, ...]) -> np.ndarray:
         stride, least = self.overlap.stride, 2 * self.overlap.margin + self.overlap.ramp
         rounded = {-(-side // stride) * stride for side in sides}
         # A wide margin (a window) needs tiles that are larger than it.
         rounded |= {(least // stride + 1) * stride * factor for factor in (2, 4)}
-        return sorted(rounded)
-
-
-def _useful(sides: list[int], length: int) -> list[int]:
-    """Sides up to the first that holds the whole length: larger ones hold nothing more."""
-    return [side for side in sides if side < length] + [s for s in sides if s >= length][:1]
+        return np.array(sorted(rounded))
 
 
 def denoise_in_tiles(

@@ -29,8 +29,8 @@ def whole(model: nnx.Module, x: np.ndarray) -> np.ndarray:
 
 
 def in_tiles_of(*sides: int, monkeypatch) -> None:
-    """Lets denoisers choose among these sides alone, whatever that costs."""
-    monkeypatch.setattr(Planner, "_sides", lambda self, usual: sorted(sides))
+    """Lets denoisers that have not worked yet choose among these sides alone, at any cost."""
+    monkeypatch.setattr(Planner, "_rounded", lambda self, usual: np.array(sorted(sides)))
     monkeypatch.setattr(tiling, "_ENOUGH", 10**9)
 
 
@@ -168,7 +168,38 @@ def test_few_sizes_are_compiled_for_many_pictures():
     denoiser = sa_flax.Denoiser(network("none", width=4, levels=2))
     for index in range(40):
         denoiser(picture(40 + index, 60 + 2 * index % 37))
-    assert denoiser._engine._on_tile._cache_size() <= 3
+    assert denoiser._engine._on_tile._cache_size() <= 2
+
+
+SIZES = [(128 + i, 160 + 2 * i % 37) for i in range(100)]
+
+
+@pytest.mark.parametrize("order", ["larger and larger", "smaller and smaller", "mixed"])
+def test_a_hundred_sizes_cost_little_more_than_their_pixels(order):
+    sizes = SIZES if order == "larger and larger" else SIZES[::-1]
+    if order == "mixed":
+        sizes = [sizes[i] for i in np.random.default_rng(0).permutation(100)]
+    planner, tiles, cost = Planner(Overlap.of(53, 8)), set(), 0
+    for height, width in sizes:
+        plan = planner.plan(height + -height % 8, width + -width % 8, room=2e9, per_pixel=288)
+        tiles.add(plan.tile)
+        cost += plan.cost
+    assert len(tiles) <= 2
+    assert cost < 1.6 * sum(height * width for height, width in sizes)
+
+
+def test_a_size_is_taken_up_once_it_would_have_paid():
+    planner = Planner(Overlap.of(53, 8))
+    chosen = [planner.plan(64, 64, room=2e9, per_pixel=288).tile for _ in range(40)]
+    assert chosen[0] == (192, 192)
+    first = chosen.index((64, 64))
+    assert (first - 1) * (192**2 - 64**2) <= tiling._COMPILING < (first + 1) * (192**2 - 64**2)
+    assert set(chosen[first:]) == {(64, 64)}
+    # What suits all pictures of a mixture, not the one that was seen last.
+    planner = Planner(Overlap.of(53, 8))
+    for width in [480, 320, 440] * 20:
+        planner.plan(320, width, room=2e9, per_pixel=288)
+    assert planner.plan(320, 360, room=2e9, per_pixel=288).tile == (320, 480)
 
 
 def test_the_planner_goes_by_memory_and_by_cost():
@@ -191,10 +222,11 @@ def test_channels_batches_and_kinds_in_tiles(shape, monkeypatch):
         model = network("none", width=4, levels=2, channels=channels)
         denoiser = sa_flax.Denoiser(model)
         noisy = (np.random.default_rng(0).random(shape) * 65535).astype(">u2")
-        single = denoiser(noisy)
+        single, denoiser = denoiser(noisy), sa_flax.Denoiser(model)
         in_tiles_of(48, monkeypatch=monkeypatch)
         calls = []
         again = denoiser(noisy, report=lambda *call, calls=calls: calls.append(call))
+        monkeypatch.undo()
         assert again.dtype == noisy.dtype
         assert np.abs(again.astype(int) - single.astype(int)).max() <= 1
         assert calls[-1][0] == calls[-1][1] == len(calls)
