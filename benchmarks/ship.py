@@ -73,6 +73,7 @@ def main() -> int:
         print("that is more than 0.005 dB: not shipped.", file=sys.stderr)
         return 1
     training = config["training"]
+    count = len((WEIGHTS / "PICTURES.tsv").read_text().splitlines()) - 1
     run = training["config"]
     shipped = {
         "model": config["model"],
@@ -82,6 +83,9 @@ def main() -> int:
             "cpu_minutes": arguments.cpu_minutes,
             "noise": run["noise"],
             "gray_share": run["data"].get("gray_share", 0.0),
+            "pictures": f"{count} photographs and wallpapers, named in PICTURES.tsv beside the "
+            "network's folder; noise was added to them",
+            "pictures_license": "each picture's own: CC0, public domain or CC BY",
         },
         "license": "Apache-2.0",
     }

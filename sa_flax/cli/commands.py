@@ -18,7 +18,7 @@ COMMANDS = {
     "evaluate": ("sa_flax.cli.evaluate", "measures PSNR and SSIM of a network"),
     "add-noise": ("sa_flax.cli.add_noise", "adds noise to picture files, to try a denoiser on"),
     "report": ("sa_flax.cli.report", "shows results beside their originals on one HTML page"),
-    "export": ("sa_flax.cli.export", "writes a network for other programs: ONNX, StableHLO"),
+    "export": ("sa_flax.cli.export", "writes a network for ONNX, darktable, PyTorch, XLA"),
     "port": ("sa_flax.cli.port", "turns PyTorch weights into a network for the others"),
 }
 

@@ -1,6 +1,7 @@
 """`sa-flax export`: a network for other programs."""
 
 import argparse
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,24 +15,30 @@ if TYPE_CHECKING:
     import numpy as np
 
 COMPUTES = True
-_FORMATS = (".onnx", ".stablehlo")
+_FORMATS = (".onnx", ".stablehlo", ".dtmodel", ".pth", ".pt", ".safetensors")
 
 
 def parser() -> Parser:
     """The command's options."""
     options = Parser(
         "export NAME --output FILE",
-        description="Writes a network for other programs: as ONNX, with free height and width, or "
-        "as StableHLO for programs that run XLA.",
+        description="Writes a network for other programs, of the kind that the file's name ends "
+        "in, and compares what it gives on a photograph with what the network gives.",
         notes=(
-            "ONNX: input noisy and output clean, (batch, channels, height, width) float32 in "
-            "[0, 1]; networks that take the noise level have the input sigma besides. The file is "
-            "compared with the network on a photograph. Needs pip install 'sa_flax[export]'.",
-            "StableHLO: (batch, height, width, channels), sides that are multiples of 2^(levels - "
-            "1); for jax.export.deserialize.",
+            ".onnx: input noisy and output clean, (batch, channels, height, width) float32 in "
+            "[0, 1], all sizes free; networks that take the noise level have the input sigma "
+            "besides. Needs pip install 'sa_flax[export]'.",
+            ".dtmodel: for darktable 5.6 and later (preferences, AI, import from file). Needs the "
+            "same.",
+            ".pth, .pt, .safetensors: for PyTorch, with the network's options. A DnCNN is known to "
+            "spandrel and what is built on it; an attention U-Net is read by load() in "
+            "sa_flax/porting/torch_unet.py, a file to copy. .pth and .pt need PyTorch.",
+            ".stablehlo: for programs that run XLA, through jax.export.deserialize: (batch, "
+            "height, width, channels), sides that are multiples of 2^(levels - 1).",
         ),
         examples=(
             "export photo --output photo.onnx",
+            "export photo --output denoise-photo.dtmodel",
             "export runs/quick --output quick.stablehlo",
         ),
     )
@@ -42,12 +49,22 @@ def parser() -> Parser:
         required=True,
         type=Path,
         metavar="FILE",
-        help="the file to write; it ends in .onnx or .stablehlo",
+        help=f"the file to write; it ends in {', '.join(_FORMATS[:-1])} or {_FORMATS[-1]}",
     )
+    for entry, what in (
+        ("license", "licence of the weights"),
+        ("training-data", "what it was trained on"),
+        ("training-data-license", "licence of that data"),
+    ):
+        options.add_argument(
+            f"--{entry}",
+            metavar="TEXT",
+            help=f"{what}, which darktable shows (default: what is noted with the network)",
+        )
     options.add_argument(
         "--no-check",
         action="store_true",
-        help="don't compare the ONNX file with the network (default: compare)",
+        help="don't compare the file with the network (default: compare)",
     )
     add_words(options)
     return options
@@ -56,32 +73,61 @@ def parser() -> Parser:
 def run(options: argparse.Namespace, stop: Stop) -> int:
     """Exports what `options` ask for; returns the exit code."""
     output = options.output
-    if output.suffix.lower() not in _FORMATS:
-        raise InputError(f"{output}: give a name that ends in {' or '.join(_FORMATS)}.")
+    ending = output.suffix.lower()
+    if ending not in _FORMATS:
+        raise InputError(f"{output}: give a name that ends in {', '.join(_FORMATS)}.")
     if output.is_dir():
         raise InputError(f"{output} is a folder; --output takes the name of a file.")
-    from sa_flax.inference import export
+    said = {entry: getattr(options, entry) for entry in _SAID if getattr(options, entry)}
+    if said and ending != ".dtmodel":
+        raise InputError(
+            f"--{next(iter(said)).replace('_', '-')} is for darktable; {ending} files have no "
+            "place for it."
+        )
+    from sa_flax.inference import darktable, export
+    from sa_flax.porting.twin import write_torch_file
 
-    model = networks.load_model(options.model)
-    said = ""
+    if ending == ".dtmodel":
+        darktable.check_name(output.stem)
+    model, config, card = networks.load_with_card(options.model)
+    difference = None
     stop.tidy = discard_unfinished
     with stop.after("this network"):
 
         def writer(temporary: Path) -> None:
-            nonlocal said
-            if output.suffix.lower() == ".stablehlo":
+            nonlocal difference
+            if ending == ".stablehlo":
                 export.to_stablehlo(model, temporary)
-                return
-            export.to_onnx(model, temporary)
+            elif ending == ".onnx":
+                export.to_onnx(model, temporary)
+            elif ending == ".dtmodel":
+                about = darktable.card_of(config, card) | said
+                _say_what_is_missing(about)
+                darktable.to_dtmodel(model, temporary, name=output.stem, card=about)
+            else:
+                write_torch_file(model, temporary)
             if not options.no_check:
-                difference = export.check_onnx(model, temporary, _photograph(model.channels))
-                said = f"; results differ by {difference:.1e} at most"
+                difference = export.check(model, temporary, _photograph(model.channels))
 
         write_by_name(output, writer)
     if not options.quiet:
-        print(f"{options.model} -> {output} ({output.stat().st_size / 2**20:.1f} MiB{said})")
+        checked = "" if difference is None else f"; results differ by {difference:.1e} at most"
+        print(f"{options.model} -> {output} ({output.stat().st_size / 2**20:.1f} MiB{checked})")
     stop.check()
     return 0
+
+
+_SAID = ("license", "training_data", "training_data_license")
+
+
+def _say_what_is_missing(card: dict[str, str]) -> None:
+    missing = [f"--{entry.replace('_', '-')}" for entry in _SAID if entry not in card]
+    if missing:
+        print(
+            f"sa-flax: nothing is noted for {', '.join(missing)}, which darktable shows to who "
+            "decides whether to use the network.",
+            file=sys.stderr,
+        )
 
 
 def _photograph(channels: int) -> "np.ndarray":

@@ -86,11 +86,13 @@ def load(name: str, **options: Any) -> "Denoiser":
     return Denoiser.from_pretrained(name if _is_shipped(name) else check_name(name), **options)
 
 
-def load_model(name: str) -> Any:
-    """The network itself, in evaluation mode, for what needs its layers. Raises as `load`."""
-    from sa_flax.models.saved import from_pretrained
+def load_with_card(name: str) -> tuple[Any, dict[str, Any], str]:
+    """The network itself, in evaluation mode, its config and its card. Raises as `load`."""
+    from sa_flax.models.saved import card_of, from_pretrained
 
-    return from_pretrained(name if _is_shipped(name) else check_name(name))[0]
+    checked = name if _is_shipped(name) else check_name(name)
+    model, config = from_pretrained(checked)
+    return model, config, card_of(checked)
 
 
 def for_gray(instead_of: str) -> str:

@@ -1,9 +1,14 @@
-"""Networks for other programs: ONNX, and StableHLO for programs that run XLA."""
+"""Networks for other programs: ONNX, and StableHLO for programs that run XLA.
+
+Files for PyTorch are written by `sa_flax.porting.twin`, those for darktable by `darktable` here.
+"""
 
 import contextlib
+import dataclasses
 import io
 import logging
 import warnings
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +18,8 @@ import numpy as np
 from flax import nnx
 
 from sa_flax.errors import InputError, RunError
-from sa_flax.models.dncnn import DnCNN, fold_batch_norm
-from sa_flax.models.unet import AttentionUNet
-from sa_flax.porting.architectures import architecture_of
-from sa_flax.porting.convert import to_torch
+from sa_flax.porting.checkpoints import read_checkpoint
+from sa_flax.porting.twin import check_no_window, twin_of
 
 # How far an exported network's results may be from ours, for pictures in [0, 1].
 TOLERANCE = 1e-4
@@ -25,15 +28,25 @@ TOLERANCE = 1e-4
 _TRACED = 64, 96
 
 
-def to_onnx(model: nnx.Module, path: Path) -> None:
+def to_onnx(
+    model: nnx.Module,
+    path: Path,
+    *,
+    names: tuple[str, str] = ("noisy", "clean"),
+    one_picture: bool = False,
+) -> None:
     """Writes a denoiser as ONNX, through its PyTorch twin; number, height and width stay free.
 
     The file's input "noisy" and output "clean" are (B, C, H, W) float32 in [0, 1]; a network that
-    takes the noise level has the input "sigma", (B,) in [0, 1] units, besides.
+    takes the noise level has the input "sigma", (B,) in [0, 1] units, besides. Affinities (the
+    attentions "non_local", "self_attention" and "danet") hold their whole matrix in memory, pixels
+    of their map squared: give the file tiles.
 
     Args:
       model: an `AttentionUNet` or `DnCNN`.
       path: the file to write.
+      names: what the input and the output are called.
+      one_picture: B is 1, and not free.
 
     Raises:
       InputError: where PyTorch or onnxscript is missing, or the network has no PyTorch twin.
@@ -45,23 +58,25 @@ def to_onnx(model: nnx.Module, path: Path) -> None:
         raise InputError(
             f"ONNX needs {error.name}, which is not installed: pip install 'sa_flax[export]'."
         ) from error
-    twin, channels, takes_level = _torch_twin(model)
-    example: tuple[Any, ...] = (torch.zeros(2, channels, *_TRACED),)
+    twin = twin_of(model)
+    pictures = 1 if one_picture else 2
+    example: tuple[Any, ...] = (torch.zeros(pictures, twin.options["channels"], *_TRACED),)
     batch, height, width = (torch.export.Dim(name) for name in ("batch", "height", "width"))
-    shapes: tuple[Any, ...] = ({0: batch, 2: height, 3: width},)
-    names = ["noisy"]
-    if takes_level:
-        example += (torch.zeros(2),)
-        shapes += ({0: batch},)
-        names.append("sigma")
+    first: dict[int, Any] = {} if one_picture else {0: batch}
+    shapes: tuple[Any, ...] = (first | {2: height, 3: width},)
+    inputs = [names[0]]
+    if twin.takes_noise_level:
+        example += (torch.zeros(pictures),)
+        shapes += (first,)
+        inputs.append("sigma")
     with _quiet():
         program = torch.onnx.export(
-            twin,
+            twin.module(),
             example,
             dynamo=True,
             dynamic_shapes=shapes,
-            input_names=names,
-            output_names=["clean"],
+            input_names=inputs,
+            output_names=[names[1]],
             verbose=False,
         )
         assert program is not None
@@ -82,83 +97,78 @@ def _quiet():
         logger.setLevel(before)
 
 
-def _torch_twin(model: nnx.Module) -> tuple[Any, int, bool]:
-    """A PyTorch module with this network's weights, its channels, and whether it takes a level."""
-    import torch
-
-    if isinstance(model, AttentionUNet):
-        from sa_flax.porting.torch_unet import AttentionUNet as Twin
-
-        arrays = to_torch(model)
-        options = architecture_of(AttentionUNet).options(arrays)
-        twin: Any = Twin(**options)
-    elif isinstance(model, DnCNN):
-        arrays = to_torch(fold_batch_norm(model))
-        options = {"channels": model.channels, "noise_level": False}
-        twin = _torch_dncnn(arrays)
-    else:
-        raise InputError(
-            f"{type(model).__name__} can't be exported to ONNX; AttentionUNet and DnCNN can."
-        )
-    weights = {name: torch.from_numpy(np.array(array)) for name, array in arrays.items()}
-    twin.load_state_dict(weights, strict=True)
-    return twin.eval(), int(options["channels"]), bool(options["noise_level"])
-
-
-def _torch_dncnn(arrays: dict[str, np.ndarray]) -> Any:
-    """DnCNN without batch norm, as `to_torch` names its weights."""
-    from torch import nn
-
-    class Twin(nn.Module):
-        def __init__(self):
-            super().__init__()
-            layers: list[nn.Module] = []
-            for name, array in arrays.items():
-                if name.endswith(".weight"):
-                    bias = name.replace(".weight", ".bias") in arrays
-                    layers += [nn.Conv2d(array.shape[1], array.shape[0], 3, 1, 1, bias=bias)]
-                    layers += [nn.ReLU()]
-            self.dncnn = nn.Sequential(*layers[:-1])
-
-        def forward(self, noisy):
-            return noisy - self.dncnn(noisy)
-
-    return Twin()
-
-
-def check_onnx(model: nnx.Module, path: Path, picture: np.ndarray) -> float:
-    """The largest difference between an ONNX file's result and the network's.
+def check(model: nnx.Module, path: Path, picture: np.ndarray) -> float:
+    """The largest difference between what an exported file and the network make of a picture.
 
     Args:
       model: the network.
-      path: the file that `to_onnx` wrote.
-      picture: (H, W, C) float32 in [0, 1], of another size than the file was traced with.
+      path: the file that it was exported to: .onnx, .dtmodel, .stablehlo, .pth, .pt, .safetensors.
+      picture: (H, W, C) float32 in [0, 1], of another size than shapes were traced with.
 
     Raises:
-      InputError: where onnxruntime is not installed.
+      InputError: where onnxruntime, or PyTorch, is not installed.
       RunError: where the difference is above `TOLERANCE`.
     """
-    try:
-        import onnxruntime
-    except ImportError as error:
-        raise InputError(
-            "checking needs onnxruntime, which is not installed: pip install 'sa_flax[export]'."
-        ) from error
-    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    inputs = {"noisy": picture.transpose(2, 0, 1)[None]}
-    level = jnp.float32(25 / 255) if getattr(model, "noise_level", False) else None
-    if level is not None:
-        inputs["sigma"] = np.full(1, level, np.float32)
-    (theirs,) = session.run(None, inputs)
-    noisy = jnp.asarray(picture)[None]
-    ours = model(noisy) if level is None else model(noisy, level)
-    difference = float(np.abs(theirs[0].transpose(1, 2, 0) - np.asarray(ours)[0]).max())
+    ending = path.suffix.lower()
+    if ending == ".stablehlo":
+        stride = getattr(model, "stride", 1)
+        height, width = (size - size % stride for size in picture.shape[:2])
+        picture = picture[:height, :width]
+    noisy = picture[None]
+    inputs = [noisy]
+    if getattr(model, "noise_level", False):
+        inputs.append(np.full(1, 25 / 255, np.float32))
+    run = {".stablehlo": _run_stablehlo, ".onnx": _run_onnx, ".dtmodel": _run_onnx}
+    theirs = run.get(ending, _run_torch)(model, path, inputs)
+    ours = np.asarray(model(*map(jnp.asarray, inputs)))
+    difference = float(np.abs(theirs - ours).max())
     if not difference <= TOLERANCE:
         raise RunError(
             f"{path}: gives other results than the network: up to {difference:.2g}, and "
             f"{TOLERANCE:g} is allowed."
         )
     return difference
+
+
+def _run_onnx(model: nnx.Module, path: Path, inputs: list[np.ndarray]) -> np.ndarray:
+    del model
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise InputError(
+            "checking needs onnxruntime, which is not installed: pip install 'sa_flax[export]', or "
+            "leave the check out: --no-check."
+        ) from error
+    content = path.read_bytes()
+    if path.suffix.lower() == ".dtmodel":
+        with zipfile.ZipFile(path) as archive:
+            content = archive.read(next(n for n in archive.namelist() if n.endswith(".onnx")))
+    session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
+    given = [inputs[0].transpose(0, 3, 1, 2), *inputs[1:]]
+    names = [entry.name for entry in session.get_inputs()]
+    (clean,) = session.run(None, dict(zip(names, given, strict=True)))
+    return clean.transpose(0, 2, 3, 1)
+
+
+def _run_torch(model: nnx.Module, path: Path, inputs: list[np.ndarray]) -> np.ndarray:
+    try:
+        import torch
+    except ImportError as error:
+        raise InputError(
+            "checking needs PyTorch, which is not installed: pip install torch, or leave the check "
+            "out: --no-check."
+        ) from error
+    twin = dataclasses.replace(twin_of(model), weights=read_checkpoint(path))
+    given = [torch.from_numpy(inputs[0].transpose(0, 3, 1, 2)), *map(torch.from_numpy, inputs[1:])]
+    with torch.no_grad():
+        return twin.module()(*given).numpy().transpose(0, 2, 3, 1)
+
+
+def _run_stablehlo(model: nnx.Module, path: Path, inputs: list[np.ndarray]) -> np.ndarray:
+    from jax import export
+
+    del model
+    return np.asarray(export.deserialize(bytearray(path.read_bytes())).call(*inputs))
 
 
 def to_stablehlo(model: nnx.Module, path: Path) -> None:
@@ -173,6 +183,7 @@ def to_stablehlo(model: nnx.Module, path: Path) -> None:
     """
     from jax import export
 
+    check_no_window(model)
     graphdef, state = nnx.split(model)
     stride, channels = getattr(model, "stride", 1), model.channels  # type: ignore[attr-defined]
 

@@ -129,6 +129,17 @@ def from_pretrained(
     return model, config
 
 
+def card_of(name: str | os.PathLike[str], *, revision: str | None = None) -> str:
+    """The text of a saved network's card, "" where it has none. Takes and raises as above."""
+    card = _find(os.fspath(name), revision) / CARD
+    try:
+        return card.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return ""
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{card}: can't be read ({error}).") from error
+
+
 def suits_gray(config: Mapping[str, Any]) -> bool:
     """Whether a saved network denoises gray pictures, by its config.
 
@@ -266,7 +277,9 @@ def _fetch(name: str, revision: str | None) -> Path:
             "huggingface_hub: pip install 'sa_flax[hub]'."
         ) from error
     try:
-        return Path(snapshot_download(name, revision=revision, allow_patterns=[CONFIG, WEIGHTS]))
+        return Path(
+            snapshot_download(name, revision=revision, allow_patterns=[CONFIG, WEIGHTS, CARD])
+        )
     except Exception as error:  # its errors differ between versions and transports
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise PretrainedError(

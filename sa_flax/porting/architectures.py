@@ -100,29 +100,30 @@ def _dncnn_options(state: State) -> Options:
 
 # The attention U-Net. Its blocks are counted in a Sequential on both sides.
 
-_UNET_BLOCKS = (
-    ("encoder.{level}.{block}", "encoder.{level}.layers.{block}"),
-    ("bottom.{block}", "bottom.layers.{block}"),
-    ("decoder.{level}.{block}", "decoder.{level}.layers.{block}"),
-)
 _UNET_ATTENTION = re.compile(r"((encoder|decoder)\.\d+\.\d+|(bottom)\.\d+)\.attention\.(.+)")
 
 
+def unet_places(model: AttentionUNet) -> dict[str, list[Any]]:
+    """The residual blocks at each place, "encoder.0", "bottom", "decoder.0" and so on."""
+    stacks: dict[str, Any] = {"bottom": model.bottom}
+    for side in ("encoder", "decoder"):
+        stacks |= {f"{side}.{level}": stack for level, stack in enumerate(getattr(model, side))}
+    return {place: list(stack.layers) for place, stack in stacks.items()}
+
+
 def _unet_tables(model: AttentionUNet) -> tuple[RuleTable, ...]:
-    stacks = (*model.encoder, model.bottom, *model.decoder)
-    blocks: list[Any] = [block for stack in stacks for block in stack.layers]
-    known = [rules_of_layer(block.attention) for block in blocks]
-    attention = next((rules for rules in known if rules is not None), None)
     rules: list[Rule] = []
     for torch, flax in (("head", "head"), ("tail", "tail")):
         rules += conv_rules(torch, flax)
     for side in ("down", "up"):
         rules += conv_rules(f"{side}.{{level}}.conv", f"{side}.{{level}}.conv")
-    for torch, flax in _UNET_BLOCKS:
+    for place, blocks in unet_places(model).items():
+        torch, flax = f"{place}.{{block}}", f"{place}.layers.{{block}}"
         for conv in ("conv1", "conv2"):
             rules += conv_rules(f"{torch}.{conv}", f"{flax}.{conv}")
-        if attention is not None:
-            rules += attention.at(f"{torch}.attention", f"{flax}.attention")
+        known = rules_of_layer(blocks[0].attention)  # all blocks of a place have the same kind
+        if known is not None:
+            rules += known.at(f"{torch}.attention", f"{flax}.attention")
     return (RuleTable("AttentionUNet", tuple(rules)),)
 
 

@@ -5,6 +5,7 @@ through `torch.load(weights_only=True)`, which builds tensors and plain containe
 everything else.
 """
 
+import json
 import os
 import pickle
 import warnings
@@ -165,12 +166,24 @@ def read_checkpoint(
 
 
 def write_checkpoint(
-    path: str | os.PathLike[str], arrays: Mapping[str, np.ndarray], *, layout: str = "pt"
+    path: str | os.PathLike[str],
+    arrays: Mapping[str, np.ndarray],
+    *,
+    layout: str = "pt",
+    about: Mapping[str, Any] | None = None,
 ) -> None:
     """Writes names and arrays to a .safetensors file, or (with PyTorch) a .pth or .pt file.
 
-    A file that exists is replaced whole, once the new one is complete. `layout` is noted in a
-    .safetensors file as its format: "pt" for PyTorch's names and shapes, "flax" for Flax's.
+    A file that exists is replaced whole, once the new one is complete.
+
+    Args:
+      path: the file.
+      arrays: by their names.
+      layout: noted in a .safetensors file as its format: "pt" for PyTorch's names and shapes,
+        "flax" for Flax's.
+      about: what is noted besides, texts or what JSON can hold. A .safetensors file has it as
+        metadata, a .pth or .pt file as {"params": arrays, **about}; without it, that holds the
+        arrays alone.
 
     Raises:
       CheckpointError: for another ending, or where PyTorch is needed and not installed.
@@ -180,11 +193,13 @@ def write_checkpoint(
     ending = path.name.lower()
     if ending.endswith(".safetensors"):
         contiguous = {name: np.array(a, order="C") for name, a in arrays.items()}
+        noted = {k: v if isinstance(v, str) else json.dumps(v) for k, v in (about or {}).items()}
         # Not save_file, which makes files that only their owner can read.
-        write_whole(path, save(contiguous, metadata={"format": layout}))
+        write_whole(path, save(contiguous, metadata={"format": layout, **noted}))
     elif ending.endswith((".pth", ".pt")):
         torch = _import_torch(path)
         tensors = {name: torch.from_numpy(np.array(a)) for name, a in arrays.items()}
-        write_whole(path, lambda file: torch.save(tensors, file))
+        content = tensors if about is None else {"params": tensors, **about}
+        write_whole(path, lambda file: torch.save(content, file))
     else:
         raise CheckpointError(f"{path}: can write .safetensors, .pth and .pt only.")

@@ -7,6 +7,8 @@ This file needs nothing but PyTorch: copy it into any project. Names and options
     network = AttentionUNet(channels=3, attention="shuffle", attend="decoder")
     network.load_state_dict({n: torch.from_numpy(a) for n, a in arrays.items()}, strict=True)
 
+A file that `sa-flax export NAME --output FILE.pth` wrote holds the options besides: `load(file)`.
+
 Affinities hold their whole (H W) x (H W) matrix in memory: crop large pictures.
 """
 
@@ -249,6 +251,10 @@ class AttentionUNet(nn.Module):
 
     With `noise_level=True` it is called `network(noisy, sigma)`, sigma in [0, 1] units: a number,
     or a tensor with one for each picture.
+
+    `attention` is a kind of attention, which stands where `attend` says, or a mapping to kinds
+    from the places that have one ("encoder.0", "bottom", "decoder.0"); `attention_options` is then
+    a mapping to options from these places.
     """
 
     def __init__(
@@ -258,7 +264,7 @@ class AttentionUNet(nn.Module):
         width: int = 32,
         levels: int = 4,
         blocks: int | list[int] = 1,
-        attention: str = "shuffle",
+        attention: str | dict[str, str] = "shuffle",
         attend: str = "decoder",
         attention_options: dict | None = None,
         noise_level: bool = False,
@@ -270,13 +276,17 @@ class AttentionUNet(nn.Module):
 
         counts = [blocks] * levels if isinstance(blocks, int) else blocks
 
-        def stack(level: int, *sides: str) -> nn.Sequential:
-            kind = attention if attend in sides else "none"
-            made = (
-                ResidualBlock(widths[level], kind, attention_options or {})
-                for _ in range(counts[level])
-            )
+        def stack(place: str, level: int) -> nn.Sequential:
+            kind, options = attention, attention_options or {}
+            if isinstance(kind, dict):
+                kind, options = kind.get(place, "none"), options.get(place, {})
+            elif attend not in (place.split(".")[0], "both"):
+                kind = "none"
+            made = (ResidualBlock(widths[level], kind, options) for _ in range(counts[level]))
             return nn.Sequential(*made)
+
+        def side(name: str) -> nn.ModuleList:
+            return nn.ModuleList(stack(f"{name}.{level}", level) for level in range(levels - 1))
 
         def steps(up: bool) -> nn.ModuleList:
             return nn.ModuleList(
@@ -285,11 +295,11 @@ class AttentionUNet(nn.Module):
             )
 
         self.head = nn.Conv2d(channels + noise_level, width, 3, padding=1)
-        self.encoder = nn.ModuleList(stack(i, "encoder", "both") for i in range(levels - 1))
+        self.encoder = side("encoder")
         self.down = steps(up=False)
-        self.bottom = stack(levels - 1, "both")
+        self.bottom = stack("bottom", levels - 1)
         self.up = steps(up=True)
-        self.decoder = nn.ModuleList(stack(i, "decoder", "both") for i in range(levels - 1))
+        self.decoder = side("decoder")
         self.tail = nn.Conv2d(width, channels, 3, padding=1)
 
     def forward(self, noisy: torch.Tensor, sigma: float | torch.Tensor | None = None):
@@ -326,3 +336,11 @@ def _mirror_to_multiple(x: torch.Tensor, multiple: int) -> torch.Tensor:
             places = torch.minimum(places, period - places)
         x = x.index_select(axis, places)
     return x
+
+
+def load(file) -> AttentionUNet:
+    """The network in a .pth file that `sa-flax export` wrote, in evaluation mode."""
+    content = torch.load(file, map_location="cpu", weights_only=True)
+    network = AttentionUNet(**content["options"])
+    network.load_state_dict(content["params"], strict=True)
+    return network.eval()

@@ -1,9 +1,12 @@
 """`sa-flax export`."""
 
+import json
+import zipfile
+
 import pytest
 
 
-@pytest.mark.parametrize("ending", ["onnx", "stablehlo"])
+@pytest.mark.parametrize("ending", ["onnx", "stablehlo", "pth", "safetensors"])
 def test_a_run_is_exported(sa_flax, run_directory, tmp_path, ending):
     if ending == "onnx":
         pytest.importorskip("onnxscript")
@@ -11,14 +14,31 @@ def test_a_run_is_exported(sa_flax, run_directory, tmp_path, ending):
     code, out, err = sa_flax("export", run_directory, "--output", path)
     assert (code, err) == (0, "")
     assert f"{run_directory} -> {path} (" in out
-    assert ("results differ by" in out) == (ending == "onnx")
+    assert "results differ by" in out
     assert [p.name for p in tmp_path.iterdir() if p.is_file()] == [path.name]
+
+
+def test_a_run_for_darktable(sa_flax, run_directory, tmp_path):
+    pytest.importorskip("onnxscript")
+    path = tmp_path / "denoise-mine.dtmodel"
+    words = ["--license", "CC0-1.0", "--training-data", "my holidays", "--no-check"]
+    code, out, err = sa_flax("export", run_directory, "--output", path, *words)
+    assert code == 0
+    assert f"{run_directory} -> {path} (" in out
+    assert "nothing is noted for --training-data-license, which darktable shows" in err
+    with zipfile.ZipFile(path) as archive:
+        config = json.loads(archive.read("denoise-mine/config.json"))
+    assert config["model_card"]["license"] == "CC0-1.0"
+    assert config["model_card"]["training_data"] == "my holidays"
 
 
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        ("export {run} --output {tmp}/net.pb", "ends in .onnx or .stablehlo"),
+        ("export {run} --output {tmp}/net.pb", "ends in .onnx, .stablehlo, .dtmodel, .pth"),
+        ("export {run} --output {tmp}/net", "ends in .onnx, .stablehlo, .dtmodel, .pth"),
+        ("export {run} --output {tmp}/my.net.dtmodel", "letters, digits, - and _"),
+        ("export {run} --output {tmp}/a.onnx --license CC0", "--license is for darktable"),
         ("export {run}", "say where the results shall go"),
         ("export --output a.onnx", "NAME is missing"),
         ("export gone --output a.onnx", "no network 'gone'"),

@@ -33,6 +33,23 @@ NETWORKS = {
         "attention_unet",
         {"width": 4, "levels": 2, "attention": "none", "noise_level": True},
     ),
+    # Every attention that is not pooling and gating alone, each at its place.
+    "kinds": (
+        "attention_unet",
+        {
+            "width": 8,
+            "levels": 3,
+            "attend": "both",
+            "attention": {
+                "encoder.0": "dual",
+                "encoder.1": "danet",
+                "bottom": "non_local",
+                "decoder.1": "self_attention",
+                "decoder.0": "sge",
+            },
+            "attention_options": {"bottom": {"subsample": 2}},
+        },
+    ),
     "dncnn": ("dncnn", {"depth": 4, "width": 4, "channels": 1}),
 }
 
@@ -62,11 +79,11 @@ def test_onnx_at_every_size(tmp_path, name):
         np.testing.assert_allclose(
             clean.transpose(0, 2, 3, 1), model(*map(jnp.asarray, given)), atol=export.TOLERANCE
         )
-    assert export.check_onnx(model, path, inputs(model, (1, 20, 21))[0][0]) < export.TOLERANCE
+    assert export.check(model, path, inputs(model, (1, 20, 21))[0][0]) < export.TOLERANCE
     if name == "shuffle":
         other = network(kind, **{**options, "width": 8})
         with pytest.raises(RunError, match="gives other results"):
-            export.check_onnx(other, path, inputs(model, (1, 20, 21))[0][0])
+            export.check(other, path, inputs(model, (1, 20, 21))[0][0])
 
 
 @pytest.mark.parametrize("name", NETWORKS)
@@ -78,12 +95,18 @@ def test_stablehlo_at_every_size(tmp_path, name):
     for size in ((1, 24, 36), (2, 8, 12)):
         given = [jnp.asarray(x) for x in inputs(model, size)]
         np.testing.assert_allclose(loaded.call(*given), model(*given), atol=1e-5)
+    picture = inputs(model, (1, 9, 15))[0][0]
+    assert export.check(model, tmp_path / "net.stablehlo", picture) < export.TOLERANCE
 
 
 def test_what_cannot_be_exported_says_so(tmp_path):
     classifier = nnx.eval_shape(
         lambda: sa_flax.create_model("sa_resnet50", num_classes=2, rngs=nnx.Rngs(0))
     )
-    with pytest.raises(InputError, match="AttentionUNet and DnCNN can"):
+    with pytest.raises(InputError, match="AttentionUNet and DnCNN have"):
         export.to_onnx(classifier, tmp_path / "a.onnx")
+    windowed = network("attention_unet", width=4, levels=2).with_window((32, 32))
+    for write in (export.to_onnx, export.to_stablehlo):
+        with pytest.raises(InputError, match=r"without with_window\(\).* 32 x 32 pixels"):
+            write(windowed, tmp_path / "a")
     assert list(tmp_path.iterdir()) == []

@@ -162,7 +162,7 @@ def _fake_hub(monkeypatch, download):
     monkeypatch.setitem(sys.modules, "huggingface_hub", hub)
 
 
-def test_the_hub_is_asked_for_two_files(monkeypatch, saved):
+def test_the_hub_is_asked_for_a_network_and_its_card(monkeypatch, saved):
     model, directory = saved
     asked = []
 
@@ -172,7 +172,8 @@ def test_the_hub_is_asked_for_two_files(monkeypatch, saved):
 
     _fake_hub(monkeypatch, download)
     _assert_same(from_pretrained("someone/network", revision="v1")[0], model)
-    assert asked == [("someone/network", "v1", ["config.json", "model.safetensors"])]
+    files = ["README.md", "config.json", "model.safetensors"]
+    assert asked == [("someone/network", "v1", files)]
 
 
 def test_without_a_network_the_message_is_clear(monkeypatch):
