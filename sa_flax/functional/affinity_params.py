@@ -7,8 +7,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from sa_flax.functional.checks import check_size
+from sa_flax.functional.initializers import Initializer, lecun_normal
 from sa_flax.functional.mask_params import hidden_features
-from sa_flax.functional.parameters import Initializer, Parameter, lecun_normal, start_all
+from sa_flax.functional.parameters import Parameter, start_all
 
 Dtype = jax.typing.DTypeLike
 Affinity = Literal["embedded_gaussian", "gaussian", "dot_product", "concatenation"]

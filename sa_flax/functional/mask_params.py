@@ -8,7 +8,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from sa_flax.functional.checks import check_groups, check_odd, check_size, default_groups
-from sa_flax.functional.parameters import Initializer, Parameter, lecun_normal, start_all
+from sa_flax.functional.initializers import Initializer, lecun_normal
+from sa_flax.functional.parameters import Parameter, start_all
 
 Dtype = jax.typing.DTypeLike
 

@@ -1,17 +1,14 @@
 """What the parameters of an attention are: their shapes, and how they start."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, NamedTuple, TypeVar
 
 import jax
-import jax.numpy as jnp
 from jaxtyping import Array
 
-Initializer = Callable[[Any, tuple[int, ...], Any], Any]
-Params = TypeVar("Params")
+from sa_flax.functional.initializers import Initializer, filled
 
-# What every kernel is drawn by unless another initialiser is given.
-lecun_normal: Initializer = jax.nn.initializers.lecun_normal()
+Params = TypeVar("Params")
 
 
 class Parameter(NamedTuple):
@@ -37,7 +34,7 @@ def drawn(parameters: Mapping[str, Parameter]) -> list[str]:
 def start(parameter: Parameter, key: Any, kernel_init: Initializer, dtype: Any) -> Array:
     """The array that `parameter` is at the start; `key` is of use where it is drawn only."""
     if parameter.start is not None:
-        return jnp.full(parameter.shape, parameter.start, dtype)
+        return filled(parameter.shape, parameter.start, dtype)
     if parameter.one_output:
         return kernel_init(key, (*parameter.shape, 1), dtype)[..., 0]
     return kernel_init(key, parameter.shape, dtype)

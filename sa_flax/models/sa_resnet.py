@@ -6,10 +6,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from flax.nnx.nn import initializers
 from jaxtyping import Array, Float
 
 from sa_flax.functional.checks import check_floating
+from sa_flax.functional.initializers import lecun_normal, variance_scaling, zeros
 from sa_flax.modules.batch_norm import BatchNorm
 from sa_flax.modules.shuffle_attention import ShuffleAttention
 
@@ -17,7 +17,13 @@ Dtype = jax.typing.DTypeLike
 
 _EXPANSION = 4  # a block's output has four times the features of its 3 x 3 convolution
 # PyTorch's kaiming_normal_(mode="fan_out", nonlinearity="relu"), untruncated.
-_he_fan_out = initializers.variance_scaling(2.0, "fan_out", "normal")
+_he_fan_out = variance_scaling(2.0, "fan_out", "normal")
+
+
+def _check_at_least_one(**sizes: int) -> None:
+    for name, value in sizes.items():
+        if value < 1:
+            raise ValueError(f"{name} must be at least 1; got {value}.")
 
 
 def _conv(
@@ -41,6 +47,10 @@ def _conv(
         kernel_init=_he_fan_out,
         **kwargs,
     )
+
+
+def _classifier(features: int, num_classes: int, **kwargs: Any) -> nnx.Linear:
+    return nnx.Linear(features, num_classes, kernel_init=lecun_normal, bias_init=zeros, **kwargs)
 
 
 class Bottleneck(nnx.Module):
@@ -134,9 +144,7 @@ class SAResNet(nnx.Module):
             raise ValueError(f"blocks must be four numbers from 1 to 1000; got {tuple(blocks)}.")
         if output_stride not in (8, 16, 32):
             raise ValueError(f"output_stride must be 8, 16 or 32; got {output_stride}.")
-        for name, value in {"width": width, "num_classes": num_classes}.items():
-            if value < 1:
-                raise ValueError(f"{name} must be at least 1; got {value}.")
+        _check_at_least_one(width=width, num_classes=num_classes)
         self.in_channels, self.features_only = channels, features_only
         kwargs: dict[str, Any] = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
         self.conv1 = _conv(channels, width, 7, strides=2, **kwargs)
@@ -165,7 +173,21 @@ class SAResNet(nnx.Module):
             stages.append(nnx.List(made))
         self.stages = nnx.List(stages)
         if not features_only:
-            self.fc = nnx.Linear(features_in, num_classes, **kwargs)
+            self.fc = _classifier(features_in, num_classes, **kwargs)
+
+    def new_classifier(self, num_classes: int, *, rngs: nnx.Rngs) -> None:
+        """Puts an untrained classifier of `num_classes` in place of what there is, or is not.
+
+        For training on other classes from trained stages; afterwards `features_only` is False.
+
+        Raises:
+          ValueError: for a number below 1.
+        """
+        _check_at_least_one(num_classes=num_classes)
+        features = self.stages[-1][-1].conv3.out_features
+        kwargs: dict[str, Any] = {"dtype": self.conv1.dtype, "param_dtype": self.conv1.param_dtype}
+        self.fc = _classifier(features, num_classes, rngs=rngs, **kwargs)
+        self.features_only = False
 
     def stem(self, pictures: Float[Array, "B H W C"]) -> Float[Array, "B h w D"]:
         """What the first stage takes.

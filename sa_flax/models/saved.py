@@ -66,7 +66,8 @@ def save_pretrained(
       model: the network.
       directory: made where it does not exist; the files in it are replaced, each as a whole.
       config: {"model": name, "options": {...}}, the arguments of `create_model` that built the
-        network, and any further entries to note beside them. JSON.
+        network, and any further entries to note beside them. JSON, and dtypes, which are noted by
+        their names.
       card: text of the model card, README.md: what it was trained on, for what, its limits.
       dtype: of the numbers in the file, e.g. "float16", which halves it; by default the network's.
 
@@ -88,7 +89,7 @@ def save_pretrained(
             "was called with."
         )
     try:
-        text = json.dumps(dict(config), indent=2, allow_nan=False) + "\n"
+        text = json.dumps(dict(config), indent=2, allow_nan=False, default=_plain) + "\n"
     except (TypeError, ValueError) as error:
         raise InputError(f"config must be JSON: {error}.") from error
     directory = Path(directory)
@@ -214,6 +215,20 @@ def _build(config: Mapping[str, Any], origin: str) -> nnx.Module:
         raise InputError(
             f"{origin}: {name!r} can't be built from these options: {error}."
         ) from error
+
+
+def _plain(value: Any) -> str:
+    """The name of a dtype, for JSON, which has none."""
+    try:
+        return jnp.dtype(value).name
+    except TypeError:
+        name = getattr(value, "__name__", repr(value))
+        raise TypeError(
+            f"{name} has no place in a file. A network with an attention of your own is kept by "
+            "its parameters, nnx.state(model), and built by your code"
+            if callable(value)
+            else f"{name} is no number, text, list or mapping"
+        ) from None
 
 
 def _read_config(path: Path) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from sa_flax.functional.checks import check_floating
+from sa_flax.functional.initializers import variance_scaling
 from sa_flax.functional.layout import is_over_explicit_axes, over_mesh
 from sa_flax.functional.statistics import WindowLike, check_window
 from sa_flax.models.places import Attend, Kinds, kinds_by_place
@@ -142,7 +143,7 @@ class AttentionUNet(nnx.Module):
         self.tail = conv3x3(
             width,
             channels,
-            kernel_init=nnx.initializers.variance_scaling(1e-4, "fan_in", "truncated_normal"),
+            kernel_init=variance_scaling(1e-4, "fan_in", "truncated_normal"),
             **kwargs,
         )
 

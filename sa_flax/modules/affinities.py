@@ -20,7 +20,7 @@ from sa_flax.functional import (
 )
 from sa_flax.functional.affinity_params import Affinity
 from sa_flax.functional.checks import check_size
-from sa_flax.functional.parameters import lecun_normal
+from sa_flax.functional.initializers import lecun_normal
 from sa_flax.modules.layer import Attention, Dtype, Initializer, Inits, Maps
 
 

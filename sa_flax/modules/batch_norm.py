@@ -6,6 +6,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from sa_flax.functional.batch_norm import batch_moments, batch_norm, check_channels
+from sa_flax.functional.initializers import filled
 
 Dtype = jax.typing.DTypeLike
 
@@ -42,10 +43,10 @@ class BatchNorm(nnx.Module):
     ):
         self.momentum, self.epsilon = momentum, epsilon
         self.use_running_average = False  # what nnx.Module.train() and .eval() set
-        self.scale = nnx.Param(jnp.ones((features,), param_dtype))
-        self.bias = nnx.Param(jnp.zeros((features,), param_dtype))
-        self.mean = nnx.BatchStat(jnp.zeros((features,), param_dtype))
-        self.var = nnx.BatchStat(jnp.ones((features,), param_dtype))
+        self.scale = nnx.Param(filled((features,), 1.0, param_dtype))
+        self.bias = nnx.Param(filled((features,), 0.0, param_dtype))
+        self.mean = nnx.BatchStat(filled((features,), 0.0, param_dtype))
+        self.var = nnx.BatchStat(filled((features,), 1.0, param_dtype))
 
     def __call__(self, x: Float[Array, "... C"]) -> Float[Array, "... C"]:
         x = check_channels(x, self.scale[...])

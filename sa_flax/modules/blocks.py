@@ -6,11 +6,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from flax.nnx.nn import initializers
 from jaxtyping import Array, Float
 
 from sa_flax.functional.canvas import blank_outside
 from sa_flax.functional.checks import check_floating, check_map
+from sa_flax.functional.initializers import he_normal, lecun_normal, variance_scaling, zeros
 from sa_flax.functional.statistics import statistics_dtype, widened
 from sa_flax.modules.attention import Kind, make_attention
 from sa_flax.modules.layer import Maps
@@ -18,8 +18,7 @@ from sa_flax.modules.layer import Maps
 Dtype = jax.typing.DTypeLike
 
 # Plain initialisation everywhere but at the end of a residual branch (see ResidualBlock).
-_he_normal = initializers.he_normal()
-_small_normal = initializers.variance_scaling(0.02, "fan_in", "truncated_normal")
+_small_normal = variance_scaling(0.02, "fan_in", "truncated_normal")
 
 
 class Conv(nnx.Conv):
@@ -34,6 +33,8 @@ class Conv(nnx.Conv):
     """
 
     def __init__(self, *args, **kwargs):
+        kwargs.setdefault("kernel_init", lecun_normal)
+        kwargs.setdefault("bias_init", zeros)
         super().__init__(
             *args,
             promote_dtype=_promote_but_bias,
@@ -70,7 +71,7 @@ def wider(a: Any, b: Any) -> jnp.dtype:
 
 def conv3x3(features_in: int, features_out: int, **kwargs) -> Conv:
     """A 3 x 3 convolution that keeps height and width (or, with strides=2, halves even ones)."""
-    kwargs.setdefault("kernel_init", _he_normal)
+    kwargs.setdefault("kernel_init", he_normal)
     return Conv(features_in, features_out, (3, 3), padding=1, **kwargs)
 
 

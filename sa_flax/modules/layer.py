@@ -12,7 +12,8 @@ from jaxtyping import Array, Float
 
 from sa_flax.errors import InputError, nearest
 from sa_flax.functional.checks import check_map
-from sa_flax.functional.parameters import Parameter, lecun_normal, start
+from sa_flax.functional.initializers import lecun_normal
+from sa_flax.functional.parameters import Parameter, start
 from sa_flax.functional.statistics import WindowLike, check_window
 
 Dtype = jax.typing.DTypeLike

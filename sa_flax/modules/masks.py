@@ -25,8 +25,8 @@ from sa_flax.functional import (
     squeeze_excite,
     squeeze_excite_maps,
 )
+from sa_flax.functional.initializers import lecun_normal
 from sa_flax.functional.mask_params import REDUCTION
-from sa_flax.functional.parameters import lecun_normal
 from sa_flax.functional.statistics import WindowLike, check_window
 from sa_flax.modules.layer import Attention, Dtype, Initializer, Inits, Maps
 

@@ -16,6 +16,7 @@ from sa_flax.errors import InputError
 from sa_flax.models.dncnn import DnCNN
 from sa_flax.models.sa_resnet import SAResNet
 from sa_flax.models.unet import AttentionUNet
+from sa_flax.modules.layer import Attention
 from sa_flax.porting.attention_rules import (
     ATTENTION_RULES,
     Slot,
@@ -232,9 +233,21 @@ def architecture_of(cls: type) -> Architecture:
         if issubclass(cls, known):
             return architecture
     names = ", ".join(known.__name__ for known in _ARCHITECTURES)
-    raise InputError(f"no porting rules for {cls.__name__}; there are rules for {names}.")
+    kinds = ", ".join(known.layer.__name__ for known in ATTENTION_RULES.values())
+    raise InputError(
+        f"no porting rules for {cls.__name__}; there are rules for the networks {names} and the "
+        f"layers {kinds}."
+    )
 
 
 def rule_tables(model: nnx.Module) -> tuple[RuleTable, ...]:
-    """The rule tables of a network, the one that is written first."""
+    """The rule tables of a network or of an attention layer, the one that is written first.
+
+    Raises:
+      InputError: for anything else.
+    """
+    if isinstance(model, Attention):
+        rules = rules_of_layer(model)
+        if rules is not None:
+            return (RuleTable(type(model).__name__, rules.rules),)
     return architecture_of(type(model)).tables(model)

@@ -1,4 +1,4 @@
-"""PyTorch weights into a network, a network out of PyTorch weights, and back."""
+"""PyTorch weights into a network or a layer, a network out of PyTorch weights, and back."""
 
 import os
 from collections.abc import Iterator, Mapping
@@ -10,6 +10,7 @@ from flax import nnx
 
 from sa_flax.errors import PortingError
 from sa_flax.models.registry import create_model, model_class
+from sa_flax.models.sa_resnet import SAResNet
 from sa_flax.models.saved import model_leaves
 from sa_flax.porting.architectures import Architecture, architecture_of, rule_tables
 from sa_flax.porting.attention_rules import UnknownWeightsError
@@ -34,10 +35,14 @@ def _without_common_names(state: Mapping[str, np.ndarray]) -> Iterator[Mapping[s
 
 
 def load_torch(model: nnx.Module, source: Source) -> None:
-    """Fills a network with PyTorch weights, in place; all of it or, on an error, nothing.
+    """Fills a network or an attention layer with PyTorch weights, all of it or nothing.
+
+    The names of a layer's weights are those of the paper's code for `ShuffleAttention`, and those
+    that `to_torch` gives for the other kinds, which have no common ones.
 
     Args:
-      model: a network, concrete or from `nnx.eval_shape`. Weights are cast to its dtypes; its mode
+      model: a network, or a layer of any kind that `make_attention` knows; concrete or from
+        `nnx.eval_shape`. It is filled in place: weights are cast to its dtypes, and its mode
         (training or evaluation) stays.
       source: a .pth, .pth.tar, .pt or .safetensors file, or a mapping of names to PyTorch, NumPy or
         JAX arrays. `state_dict`, `params`, `params_ema` and `model` wrappers and the `module.`
@@ -48,7 +53,7 @@ def load_torch(model: nnx.Module, source: Source) -> None:
       PortingError: where anything is left over, missing, claimed twice or of the wrong shape; all
         such entries are listed. Only BatchNorm's `num_batches_tracked` may be there or not.
       CheckpointError: for a file that can't be read, or not safely.
-      InputError: for a network without porting rules.
+      InputError: for a network or a layer without porting rules.
     """
     _fill(model, _read(source))
 
@@ -89,14 +94,19 @@ def _implied_options(architecture: Architecture, state: Mapping[str, np.ndarray]
     raise UnknownWeightsError(f"{failures[0]} Entries found: {shown}{more}.") from failures[0]
 
 
-def from_torch(name: str, source: Source, **options: Any) -> nnx.Module:
+def from_torch(
+    name: str, source: Source, *, rngs: nnx.Rngs | None = None, **options: Any
+) -> nnx.Module:
     """Builds the network that PyTorch weights imply, and loads them: `from_torch("dncnn", path)`.
 
     Args:
       name: one of `sa_flax.list_models()`.
       source: as for `load_torch`.
+      rngs: what a new classifier is drawn from; by default nnx.Rngs(0).
       **options: options of the network that its weights don't tell, or to insist on one that they
-        do: it must then agree with them.
+        do: it must then agree with them. But for num_classes: another number than that of the
+        weights (or one, where they have no classifier) puts a new, untrained classifier in place
+        of theirs.
 
     Returns:
       The network in evaluation mode.
@@ -105,16 +115,20 @@ def from_torch(name: str, source: Source, **options: Any) -> nnx.Module:
       As `load_torch`, and UnknownWeightsError for weights of another architecture. All are
       InputErrors, and so ValueErrors.
     """
-    return build_from_torch(name, source, options)[0]
+    return build_from_torch(name, source, options, rngs=rngs)[0]
 
 
 def build_from_torch(
-    name: str, source: Source, options: Mapping[str, Any]
+    name: str, source: Source, options: Mapping[str, Any], *, rngs: nnx.Rngs | None = None
 ) -> tuple[nnx.Module, dict[str, Any]]:
     """As `from_torch`; also returns the options that the network was built with."""
     cls, implied = model_class(name)
     state = _read(source)
     found = _implied_options(architecture_of(cls), state)
+    options = dict(options)
+    classes = None
+    if issubclass(cls, SAResNet) and not options.get("features_only"):
+        classes = options.pop("num_classes", None)
     for option, value in implied.items():
         if option in found and found[option] != value:
             raise UnknownWeightsError(
@@ -132,19 +146,25 @@ def build_from_torch(
             f"a {name!r} can't be built with {chosen}, the sizes of these weights: {error}"
         ) from error
     _fill(model, state)
+    if isinstance(model, SAResNet) and classes not in (None, chosen.get("num_classes")):
+        model.new_classifier(classes, rngs=nnx.Rngs(0) if rngs is None else rngs)
+        chosen = {k: v for k, v in chosen.items() if k != "features_only"}
+        chosen["num_classes"] = classes
     model.eval()
     return model, chosen
 
 
 def to_torch(model: nnx.Module) -> dict[str, np.ndarray]:
-    """A network's weights under PyTorch's names: a new array each, for `load_state_dict`.
+    """The weights of a network or an attention layer under PyTorch's names.
+
+    A new array each, for `load_state_dict`; `load_torch` reads them back.
 
     They load into the network's PyTorch twin with `strict=True`, once wrapped:
     `{name: torch.from_numpy(array) for name, array in to_torch(model).items()}`. The twin of
-    `AttentionUNet` is the file torch_unet.py beside this one.
+    `AttentionUNet` is the file torch_unet.py beside this one; the layers are in it, too.
 
     Raises:
-      InputError: for a network without porting rules.
+      InputError: for a network or a layer without porting rules.
     """
     leaves = {path: np.asarray(leaf.get_value()) for path, leaf in model_leaves(model).items()}
     return apply_to_torch(rule_tables(model)[0], leaves)

@@ -6,7 +6,6 @@ import re
 from pathlib import Path
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
@@ -21,9 +20,6 @@ from sa_flax.strict_json import finite
 def network_of(config: Config) -> nnx.Module:
     """The network that a training configuration describes, with the parameters its seed gives.
 
-    They are drawn by XLA's own generator: JAX's default one takes ten seconds to compile for all
-    the shapes of a U-Net on a CPU. The same seed can give other numbers on another kind of device.
-
     Raises:
       InputError: for a network that is no denoiser, or can't be built with these options.
     """
@@ -32,9 +28,8 @@ def network_of(config: Config) -> nnx.Module:
         options["dtype"] = jnp.dtype(config.dtype)
     if config.optimizer.remat:
         options["remat"] = True
-    rngs = nnx.Rngs(jax.random.key(config.seed, impl="rbg"))
     try:
-        return create_model(config.model.name, rngs=rngs, **options)
+        return create_model(config.model.name, rngs=nnx.Rngs(config.seed), **options)
     except InputError:
         raise
     except (TypeError, ValueError) as error:  # an option's value

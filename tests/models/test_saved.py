@@ -3,6 +3,7 @@
 import sys
 import types
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
@@ -65,6 +66,44 @@ def test_other_networks(tmp_path, name, options):
     save_pretrained(model, tmp_path, config={"model": name, "options": options})
     loaded, _ = from_pretrained(str(tmp_path))
     _assert_same(model, loaded)
+
+
+@pytest.mark.parametrize(
+    ("options", "noted"),
+    [
+        ({"attention": "cbam", "attention_options": {"window": (8, 8)}}, {}),
+        (
+            {
+                "attention": {0: "cbam", "bottom": "eca"},
+                "attention_options": {0: {"window": (8, 8)}},
+                "attend": "both",
+            },
+            {},
+        ),
+        ({"dtype": jnp.bfloat16}, {"dtype": "bfloat16"}),
+        ({"param_dtype": np.dtype("float16")}, {"param_dtype": "float16"}),
+    ],
+)
+def test_options_that_json_has_no_types_for(tmp_path, options, noted):
+    sizes = {"width": 4, "levels": 2}
+    model = drawn_model("attention_unet", **sizes, **options)
+    config = {"model": "attention_unet", "options": sizes | options}
+    save_pretrained(model, tmp_path, config=config)
+    again, config = from_pretrained(tmp_path)
+    _assert_same(again, model)
+    assert noted.items() <= config["options"].items()
+    noisy = jnp.ones((1, 12, 12, 3))
+    np.testing.assert_array_equal(again(noisy), model(noisy))
+
+
+def test_an_attention_of_ones_own_is_not_written(tmp_path):
+    def own(features, *, rngs, param_dtype):
+        return lambda x: x
+
+    sizes = {"width": 4, "levels": 2, "attention": own}
+    model = drawn_model("attention_unet", **sizes)
+    with pytest.raises(InputError, match="own has no place in a file"):
+        save_pretrained(model, tmp_path, config={"model": "attention_unet", "options": sizes})
 
 
 def test_half_the_size_and_a_card(tmp_path):

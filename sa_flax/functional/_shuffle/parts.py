@@ -18,8 +18,9 @@ from sa_flax.functional.checks import (
     check_size,
     default_groups,
 )
+from sa_flax.functional.initializers import lecun_normal
 from sa_flax.functional.layout import per_channel
-from sa_flax.functional.parameters import Parameter, lecun_normal, shapes, start_all
+from sa_flax.functional.parameters import Parameter, shapes, start_all
 from sa_flax.functional.statistics import (
     Window,
     centred_and_variance,
