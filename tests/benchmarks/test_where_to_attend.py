@@ -3,6 +3,11 @@
 import dataclasses
 import json
 import math
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -218,6 +223,30 @@ def test_a_training_that_was_stopped_goes_on_as_if_it_had_not_been(tmp_path, mon
             window=16,
             stopped=lambda: True,
         )
+
+
+@pytest.mark.slow
+def test_sigterm_keeps_the_training_at_hand(tmp_path):
+    words = "--cells none --seeds 0 --steps 100000 --width 8 --levels 2 --crop 16 --batch 2"
+    command_line = [sys.executable, "-m", "benchmarks.where_to_attend", *words.split()]
+    process = subprocess.Popen(
+        [*command_line, "--largest", "48", "--timing", "0", "--output", str(tmp_path)],
+        cwd=Path(__file__).parents[2],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    work = tmp_path / "work" / "none-0.npz"
+    while not work.is_file():  # the first five hundred steps
+        assert process.poll() is None
+        time.sleep(0.2)
+    process.send_signal(signal.SIGTERM)
+    said, _ = process.communicate(timeout=60)
+    assert process.returncode == 128 + signal.SIGTERM
+    assert "stopped in none, seed 0" in said
+    with np.load(work) as kept:
+        assert kept["leaf0"] >= 500
+        assert kept["cpu_seconds"] > 0
+    assert not list(tmp_path.glob("cells/*"))
 
 
 def test_impossible_requests_are_refused(tmp_path, capsys):
