@@ -201,7 +201,7 @@ def _is_own_command() -> bool:
     return (
         program.stem == "sa-flax"
         or place == _PROJECT / "train.py"
-        or place.parent == _PROJECT / "benchmarks"
+        or _PROJECT / "benchmarks" in place.parents
     )
 
 

@@ -238,10 +238,14 @@ class AttentionUNet(nnx.Module):
             x = down(x)
         x = self._through("bottom", self.bottom, x, look)
         for level in reversed(range(self.levels - 1)):
-            x = self.up[level](x) + skips[level]
+            x = self._joined(level, self.up[level](x), skips[level])
             x = self._through(f"decoder.{level}", self.decoder[level], x, look)
         noise = self.tail(x)[:, :height, :width, :]
         return noisy - noise.astype(noisy.dtype)
+
+    def _joined(self, level: int, x: jax.Array, skip: jax.Array) -> jax.Array:
+        """What comes up and the skip connection, for variants that weigh them."""
+        return x + skip
 
     def _through(
         self, place: str, stack: nnx.Sequential, x: jax.Array, look: _Look | None

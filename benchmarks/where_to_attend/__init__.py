@@ -1,0 +1,1 @@
+"""Where should attention sit? Kinds and positions at equal processor time: see `__main__`."""

@@ -1,0 +1,193 @@
+"""Tables and a plot of the study, from its JSON files alone."""
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.where_to_attend.grid import PLAIN
+
+Result = dict[str, Any]
+# (cell, seed) -> the file's content
+Results = dict[tuple[str, int], Result]
+ALL = "all"
+
+
+def load(folder: Path) -> Results:
+    """Every finished cell in a study's folder."""
+    found = (json.loads(path.read_text()) for path in sorted(folder.glob("cells/*.json")))
+    return {(result["cell"], result["seed"]): result for result in found}
+
+
+def scores(result: Result, pictures: str, noise: str, statistics: str = "whole") -> np.ndarray:
+    """PSNR of each picture of a set; with the noise "all", the mean over the noises."""
+    by_noise = result["psnr"][pictures]
+    names = list(by_noise) if noise == ALL else [noise]
+    return np.mean([by_noise[name][statistics] for name in names], axis=0)
+
+
+def differences(
+    results: Results,
+    cell: str,
+    reference: str,
+    pictures: str,
+    noise: str,
+    *,
+    statistics: str = "whole",
+    reference_statistics: str = "whole",
+) -> np.ndarray:
+    """Cell minus reference, dB, one number a seed that both have: the mean over the pictures.
+
+    Both saw the same crops with the same noise in training, and the same noisy pictures in the
+    test: what they share cancels.
+    """
+    seeds = sorted({s for c, s in results if c == cell} & {s for c, s in results if c == reference})
+    return np.array(
+        [
+            np.mean(
+                scores(results[cell, seed], pictures, noise, statistics)
+                - scores(results[reference, seed], pictures, noise, reference_statistics)
+            )
+            for seed in seeds
+        ]
+    )
+
+
+def interval(values: np.ndarray) -> tuple[float, float]:
+    """Mean and half-width of its 95 % confidence interval (Student's t over the seeds).
+
+    The half-width is NaN for one seed, which says nothing of the spread. It tells what other seeds
+    would give on these pictures, not what other pictures would.
+    """
+    if len(values) < 2:
+        return float(np.mean(values)) if len(values) else math.nan, math.nan
+    from scipy.stats import t
+
+    spread = float(np.std(values, ddof=1)) / math.sqrt(len(values))
+    return float(np.mean(values)), float(t.ppf(0.975, len(values) - 1)) * spread
+
+
+def _signed(values: np.ndarray) -> str:
+    """A difference with its interval; bold where that leaves zero out."""
+    mean, half = interval(values)
+    if math.isnan(mean):
+        return ""
+    if math.isnan(half):
+        return f"{mean:+.2f} (one seed)"
+    text = f"{mean:+.2f} ± {half:.2f}"
+    return f"**{text}**" if abs(mean) > half else text
+
+
+def _markdown(head: list[str], rows: list[list[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def _order(results: Results) -> list[str]:
+    """Cells: the plain network, the others by name, the wider plain ones last."""
+    return sorted(
+        {cell for cell, _ in results},
+        key=lambda cell: (cell != PLAIN, cell.startswith("plain-"), cell),
+    )
+
+
+def _sets(results: Results) -> dict[str, list[str]]:
+    """Set -> its noises."""
+    first = next(iter(results.values()))["psnr"]
+    return {name: list(noises) for name, noises in first.items()}
+
+
+def tables(results: Results) -> str:
+    """Everything as Markdown: cost, equal time, equal parameters, statistics."""
+    cells, sets = _order(results), _sets(results)
+    by_cell = {cell: [r for (c, _), r in results.items() if c == cell] for cell in cells}
+    parts = ["## Cost", ""]
+    rows = []
+    for cell in cells:
+        first = by_cell[cell][0]
+        used = np.mean([r["cpu_seconds"] for r in by_cell[cell]]) / 60
+        rows.append(
+            [
+                f"`{cell}`", f"{first['parameters']:,}", f"{first['step_ms']:.1f}",
+                f"{first['steps']:,}", f"{used:.2f}", str(len(by_cell[cell])),
+            ]
+        )  # fmt: skip
+    head = ["network", "parameters", "step, processor ms", "steps", "processor minutes", "seeds"]
+    parts += [_markdown(head, rows), ""]
+    for name, noises in sets.items():
+        parts += [f"## Equal processor time: {name}", ""]
+        parts += [f"dB over `{PLAIN}`, whose own PSNR stands in its row.", ""]
+        rows = []
+        for cell in cells:
+            columns = [*noises, ALL]
+            if cell == PLAIN:
+                values = [
+                    f"{np.mean([scores(r, name, n).mean() for r in by_cell[cell]]):.2f}"
+                    for n in columns
+                ]
+            else:
+                values = [
+                    _signed(differences(results, cell, PLAIN, name, noise)) for noise in columns
+                ]
+            rows.append([f"`{cell}`", *values])
+        parts += [_markdown(["network", *noises, ALL], rows), ""]
+    matched = [cell for cell in cells if by_cell[cell][0].get("control")]
+    if matched:
+        parts += ["## Equal parameters and equal processor time", ""]
+        parts += ["dB over the plain network whose parameters come nearest, all noises.", ""]
+        rows = []
+        for cell in matched:
+            control = by_cell[cell][0]["control"]
+            values = [_signed(differences(results, cell, control, name, ALL)) for name in sets]
+            rows.append([f"`{cell}`", f"`{control}`", *values])
+        parts += [_markdown(["network", "against", *sets], rows), ""]
+    pooled = [
+        cell
+        for cell in cells
+        if "window" in next(iter(next(iter(by_cell[cell][0]["psnr"].values())).values()))
+    ]
+    if pooled:
+        parts += ["## Statistics in the test", ""]
+        parts += ["dB over the same network with statistics of the whole picture, all noises.", ""]
+        rows = []
+        for cell in pooled:
+            for statistics in ("window", "both"):
+                values = [
+                    _signed(differences(results, cell, cell, name, ALL, statistics=statistics))
+                    for name in sets
+                ]
+                rows.append([f"`{cell}`", statistics, *values])
+        parts += [_markdown(["network", "statistics", *sets], rows), ""]
+    return "\n".join(parts)
+
+
+def plot(results: Results, path: Path) -> None:
+    """Differences to the plain network with their intervals: a panel a set, a colour a noise."""
+    from matplotlib.figure import Figure
+
+    cells = [cell for cell in _order(results) if cell != PLAIN][::-1]
+    sets = _sets(results)
+    figure = Figure(figsize=(2.2 + 2.6 * len(sets), 1.4 + 0.36 * len(cells)), layout="constrained")
+    panels = np.atleast_1d(figure.subplots(1, len(sets), sharey=True))
+    for panel, (name, noises) in zip(panels, sets.items(), strict=True):
+        for index, noise in enumerate(noises):
+            shift = 0.6 * (index / max(len(noises) - 1, 1) - 0.5)
+            for row, cell in enumerate(cells):
+                values = differences(results, cell, PLAIN, name, noise)
+                if not len(values):
+                    continue
+                mean, half = interval(values)
+                panel.errorbar(
+                    mean, row - shift, xerr=None if math.isnan(half) else half, fmt="o", ms=3,
+                    color=f"C{index}", label=noise if not row else None, lw=1,
+                )  # fmt: skip
+        panel.axvline(0, color="0.5", lw=0.8)
+        panel.set_title(name, fontsize=10)
+        panel.set_xlabel(f"dB over {PLAIN}")
+        panel.grid(alpha=0.3)
+    panels[0].set_yticks(range(len(cells)), cells)
+    panels[-1].legend(fontsize=7)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=110)

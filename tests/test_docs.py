@@ -1,0 +1,75 @@
+"""How docstrings become pages of the documentation site, and that no page is lost on the way."""
+
+import re
+import runpy
+from pathlib import Path
+
+import pytest
+
+DOCS = Path(__file__).parent.parent / "docs"
+to_rst = runpy.run_path(str(DOCS / "docstrings.py"))["to_rst"]
+
+
+def converted(text: str) -> str:
+    return "\n".join(to_rst(text.split("\n"))).strip()
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("Multiplies `x * y` by |z|.", "Multiplies ``x * y`` by \\|z\\|."),
+        ("A code `that goes\nover lines`.", "A code ``that goes\nover lines``."),
+        ("Names like out_ and *B.", "Names like out\\_ and \\*B."),
+        ("With\n\n    y = a * b\n\nand", "With\n\n::\n\n    y = a * b\n\nand"),
+        ("- one\n- two\n\n  more of it", "- one\n- two\n\n  more of it"),
+    ],
+)
+def test_text(text, expected):
+    assert converted(text) == expected
+
+
+def test_sections():
+    text = """Denoises.
+
+Args:
+  x: a map, (..., H, W, C),
+    any dtype.
+  low, high: levels.
+  **options: more of `them`.
+
+Returns:
+  {"a": 1}: a dict.
+
+Raises (from `next`):
+  ValueError (an InputError): for
+    anything else.
+
+The paper."""
+    lines = [line for line in converted(text).split("\n") if line.strip()]
+    assert lines == [
+        "Denoises.",
+        ":Args:",
+        "   - **x**: a map, (..., H, W, C),",
+        "     any dtype.",
+        "   - **low**, **high**: levels.",
+        "   - **\\*\\*options**: more of ``them``.",
+        ":Returns:",
+        '   {"a": 1}: a dict.',
+        ":Raises (from `next`):",
+        "   - **ValueError (an InputError)**: for",
+        "     anything else.",
+        "The paper.",
+    ]
+
+
+def test_every_page_is_on_a_way_from_the_first():
+    def linked(page: Path) -> set[Path]:
+        trees = re.findall(r"```{toctree}\n(.*?)```", page.read_text(), re.DOTALL)
+        lines = [line for tree in trees for line in tree.split("\n") if line and line[0] != ":"]
+        return {page.parent / f"{line}.md" for line in lines if "_generated" not in line}
+
+    found, new = set(), {DOCS / "index.md"}
+    while new:
+        found |= new
+        new = {below for page in new for below in linked(page)} - found
+    assert found == {*DOCS.glob("*.md"), *(DOCS / "api").glob("*.md")}
