@@ -66,6 +66,14 @@ def run(options: argparse.Namespace, stop: Stop) -> int:
     """Ports what `options` ask for; returns the exit code."""
     from sa_flax.porting.port import port_checkpoint
 
+    source = options.checkpoint
+    folder = source if source.is_dir() else source.parent
+    ours = source.is_dir() or source.name == "model.safetensors"
+    if ours and (folder / "config.json").is_file():
+        raise InputError(
+            f"{source} is a network already, and no checkpoint of PyTorch: give its directory to "
+            f"the other commands, sa-flax denoise photo.jpg --model {folder} --output clean.jpg."
+        )
     stop.tidy = discard_unfinished
     with stop.after("this checkpoint"):
         try:
