@@ -56,7 +56,7 @@ def run(options: argparse.Namespace, stop: Stop) -> int:
     """Adds noise to what `options` ask for; returns the exit code."""
     noise = _noise(options)
     hint_at_scale(options.sigma)
-    work.check_report_file("--json", options.json)
+    work.check_report_files({"--json": options.json})
     plan = jobs.plan(
         options.paths, options.output, overwrite=options.overwrite, suffix=options.format
     )

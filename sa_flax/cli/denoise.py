@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from sa_flax import __version__
 from sa_flax.cli import jobs, networks, work
-from sa_flax.cli.options import Parser, add_words, ending, hint_at_scale, level, share, whole
+from sa_flax.cli.options import Parser, add_words, ending, hint_at_scale, level, place, share, whole
 from sa_flax.cli.stopping import Stop
 from sa_flax.errors import InputError
 
@@ -99,7 +99,7 @@ def parser() -> Parser:
     )
     options.add_argument(
         "--report",
-        type=Path,
+        type=place,
         metavar="FILE",
         help="write one HTML page of all pictures before and after, with dividers to move",
     )
@@ -113,7 +113,7 @@ def add_paths(options: argparse.ArgumentParser) -> None:
     options.add_argument(
         "paths",
         nargs="*",
-        type=Path,
+        type=place,
         metavar="PATH",
         help="picture files, folders of pictures (with their sub-folders), or - for standard input",
     )
@@ -121,7 +121,7 @@ def add_paths(options: argparse.ArgumentParser) -> None:
         "-o",
         "--output",
         required=True,
-        type=Path,
+        type=place,
         metavar="WHERE",
         help="folder for the results, which keep their names; for one picture also the file to "
         "write (clean.png), or - for standard output",
@@ -134,7 +134,7 @@ def add_results(options: argparse.ArgumentParser) -> None:
         "--overwrite", action="store_true", help="make results again that are there already"
     )
     options.add_argument(
-        "--json", type=Path, metavar="FILE", help="write what became of every picture to this file"
+        "--json", type=place, metavar="FILE", help="write what became of every picture to this file"
     )
     options.add_argument(
         "--format",
@@ -152,8 +152,7 @@ def add_results(options: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace, stop: Stop) -> int:
     """Denoises what `options` ask for; returns the exit code."""
-    for option in ("json", "report"):
-        work.check_report_file(f"--{option}", getattr(options, option))
+    work.check_report_files({"--json": options.json, "--report": options.report})
     if options.output == jobs.STREAM and (options.compare or options.report):
         raise InputError("--compare and --report need files: give --output FOLDER.")
     plan = jobs.plan(

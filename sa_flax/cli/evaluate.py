@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from sa_flax.cli import networks, work
 from sa_flax.cli.denoise import function_of
 from sa_flax.cli.noises import add_noise, noises_of
-from sa_flax.cli.options import Parser, add_words, hint_at_scale, level, seed
+from sa_flax.cli.options import Parser, add_words, hint_at_scale, level, place, seed
 from sa_flax.cli.stopping import Stop
 from sa_flax.errors import InputError
 from sa_flax.files import write_whole
@@ -46,11 +46,11 @@ def parser() -> Parser:
     )
     options.add_argument("model", nargs="?", metavar="NAME", help=networks.HELP)
     options.add_argument(
-        "--images", required=True, type=Path, metavar="DIR", help="folder of clean pictures"
+        "--images", required=True, type=place, metavar="DIR", help="folder of clean pictures"
     )
     options.add_argument(
         "--noisy",
-        type=Path,
+        type=place,
         metavar="DIR",
         help="folder of their noisy versions, under the same names (default: noise is added)",
     )
@@ -83,10 +83,10 @@ def parser() -> Parser:
         help="fixes the noise that is added (default: 0)",
     )
     options.add_argument(
-        "--json", type=Path, metavar="FILE", help="write means and pictures to this file as well"
+        "--json", type=place, metavar="FILE", help="write means and pictures to this file as well"
     )
     options.add_argument(
-        "--csv", type=Path, metavar="FILE", help="write a line per picture to this file as well"
+        "--csv", type=place, metavar="FILE", help="write a line per picture to this file as well"
     )
     add_words(options)
     return options
@@ -95,8 +95,7 @@ def parser() -> Parser:
 def run(options: argparse.Namespace, stop: Stop) -> int:
     """Measures what `options` ask for; returns the exit code."""
     del stop  # nothing is half-done here: a signal ends it at once
-    for option in ("json", "csv"):
-        work.check_report_file(f"--{option}", getattr(options, option))
+    work.check_report_files({"--json": options.json, "--csv": options.csv})
     if not os.path.isdir(options.images):
         raise InputError(f"no folder {options.images}. --images takes a folder of clean pictures.")
     if _holds_a_network(options.images):

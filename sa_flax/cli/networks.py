@@ -190,4 +190,4 @@ def _neighbours(path: Path) -> str:
     if not there:
         return ""
     where = "here" if path.parent == Path() else f"in {path.parent}"
-    return f"{nearest(path.name, there)} There are {', '.join(there[:8])} {where}."
+    return f"{nearest(path.name, there)} Networks {where}: {', '.join(there[:8])}."

@@ -10,6 +10,7 @@ import shutil
 import sys
 import textwrap
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import NoReturn
 
 from sa_flax.errors import InputError, nearest
@@ -137,6 +138,13 @@ def hint_at_scale(*levels: float | None) -> None:
                 f"{value:g} of the whole range give {value * 255:g}.",
                 file=sys.stderr,
             )
+
+
+def place(text: str) -> Path:
+    """A file or folder, as `type=` of an option. Nothing at all would be the current folder."""
+    if not text.strip():
+        raise argparse.ArgumentTypeError("needs the name of a file or folder; got nothing")
+    return Path(text)
 
 
 def number(text: str) -> float:
