@@ -1,9 +1,10 @@
 """`sa-flax denoise`: picture files through a network."""
 
 import argparse
+import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 from sa_flax import __version__
 from sa_flax.cli import jobs, networks, work
@@ -170,7 +171,7 @@ def run(options: argparse.Namespace, stop: Stop) -> int:
             chosen,
             options.sigma,
             stop=stop,
-            estimate=options.estimate_noise,
+            estimate=_where_to_tell(options) if options.estimate_noise else None,
             strength=options.strength,
             keep_detail=options.keep_detail,
             self_ensemble=options.self_ensemble,
@@ -212,7 +213,7 @@ def function_of(
     sigma: float | None,
     *,
     stop: Stop | None = None,
-    estimate: bool = False,
+    estimate: TextIO | None = None,
     **finish: Any,
 ) -> work.Function:
     """What `denoise` and `evaluate` do to a picture: (pixels, its place) -> pixels.
@@ -221,7 +222,7 @@ def function_of(
       chosen: the network.
       sigma: noise level, 0-255, for a network that takes one.
       stop: asked between the tiles of a picture.
-      estimate: say how much noise there is.
+      estimate: gets a line that says how much noise there is.
       **finish: strength, keep_detail and self_ensemble of `Denoiser.__call__`.
 
     Raises:
@@ -248,8 +249,8 @@ def function_of(
         def denoise(picture: "np.ndarray") -> "np.ndarray":
             return denoiser(picture, unit, report=report, **finish)
 
-        if estimate:
-            _say_noise(pixels)
+        if estimate is not None:
+            print(_noise_of(pixels), file=estimate, flush=True)
         if pixels.dtype.name in ("uint8", "uint16"):
             return denoise(pixels)
         return on_colours(denoise, pixels)
@@ -257,16 +258,20 @@ def function_of(
     return function
 
 
-def _say_noise(pixels: "np.ndarray") -> None:
-    """Prints the noise of a picture by the picture alone."""
+def _where_to_tell(options: argparse.Namespace) -> TextIO:
+    """Standard output, unless the picture goes there."""
+    return sys.stderr if options.output == jobs.STREAM else sys.stdout
+
+
+def _noise_of(pixels: "np.ndarray") -> str:
+    """A line about the noise of a picture, by the picture alone."""
     from sa_flax.inference.noise_estimate import estimate_noise
     from sa_flax.pictures import split_alpha, to_unit
 
     unit, _ = to_unit(split_alpha(pixels[..., None] if pixels.ndim == 2 else pixels)[0])
     if min(unit.shape[:2]) < 16:
-        print("noise: the picture is too small to tell")
-        return
+        return "noise: the picture is too small to tell"
     noise = estimate_noise(unit)
     levels = " / ".join(f"{255 * sigma:.1f}" for sigma in noise.sigma)
     kind = "looks white" if noise.white else "neighbouring pixels go together"
-    print(f"noise: sigma {levels} of 255 by channel; {kind}", flush=True)
+    return f"noise: sigma {levels} of 255 by channel; {kind}"

@@ -256,6 +256,8 @@ def check_report_files(options: Mapping[str, Path | None]) -> None:
     for option, path in options.items():
         if path is None:
             continue
+        if path == STREAM:
+            raise InputError(f"{option} takes the name of a file; /dev/stdout is one.")
         if os.path.isdir(path):
             raise InputError(f"{path} is a folder; {option} takes the name of a file.")
         if path.suffix.lower() in SUFFIXES:

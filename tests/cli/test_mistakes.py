@@ -39,6 +39,7 @@ def place(folder, tmp_path, run_directory, monkeypatch):
         ("denoise '' --output o", "needs the name of a file or folder; got nothing"),
         (f"{DENOISE} --json {{in}}/sub/b.jpg", "b.jpg names a picture; --json writes a text"),
         (f"{DENOISE} --report {{in}}/a.png", "a.png names a picture; --report writes a text"),
+        (f"{DENOISE} --json -", "--json takes the name of a file; /dev/stdout is one"),
         (f"{DENOISE} --report r --json r", "--json and --report would both be written to r"),
         ("add-noise {in}/a.png --output o --sigma 5 --json {in}/a.png", "names a picture"),
         ("report {in} --before {in} --output {in}/a.png", "names a picture; --output writes"),
