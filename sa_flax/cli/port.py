@@ -35,6 +35,7 @@ def parser() -> Parser:
         "and other sizes are read off the weights",
     )
     options.add_argument(
+        "-o",
         "--output",
         required=True,
         type=place,

@@ -42,6 +42,7 @@ def parser() -> Parser:
         "--clean", type=place, metavar="DIR", help="folder of the true pictures, for PSNR"
     )
     options.add_argument(
+        "-o",
         "--output",
         type=place,
         metavar="FILE",
