@@ -3,34 +3,31 @@
     python -m benchmarks.attentions                     # a 128 x 128 picture, width 32, four levels
     python -m benchmarks.attentions --size 64 --kinds shuffle danet --seconds 2
 
-Prints a table and writes it, and a picture, to benchmarks/results/attentions-DEVICE.json and .png.
-Of what it measures:
+Prints a table and writes it, and a picture, to attentions-DEVICE-jax-RELEASE.json and .png in
+benchmarks/results. Of what it measures:
 
 - parameters: numbers in the layer;
 - FLOPs: of the forward pass, by XLA's cost analysis, which counts a multiplication and an addition
   as two and leaves out exponentials (they are in the JSON, as `transcendentals`);
-- milliseconds: the shortest of the runs that fit into half a second (or of three), of the forward
+- milliseconds: the shortest of the runs that fit into half a second (or of five), of the forward
   pass and of forward and backward together (gradients of parameters and map), compiled
-  beforehand, float32, one picture;
+  beforehand, float32, one picture, all kinds in turn; the median processor time of all threads is
+  in the JSON;
 - megabytes: what XLA sets aside for forward and backward together: parameters, map, their
   gradients and all intermediate results.
 """
 
 import argparse
-import json
-import os
 import pathlib
-import platform
-import time
-from collections.abc import Callable
+from collections.abc import Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import nnx
 
 import sa_flax
+from benchmarks import timing
 from benchmarks.shapes import map_sizes
 
 # Every kind as `make_attention` builds it, and the one affinity that is linear in the pixels.
@@ -41,43 +38,8 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
 AFFINITIES = ("danet", "non_local", "self_attention")
 
 
-def cores() -> int:
-    """Processors that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def device_name() -> str:
-    """The accelerator, or the processor and how many cores of it there are to use."""
-    device = jax.devices()[0]
-    if device.platform != "cpu":
-        return device.device_kind
-    model, cpuinfo = platform.processor() or platform.machine(), pathlib.Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        lines = cpuinfo.read_text().splitlines()
-        models = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-        model = models[0] if models else model
-    return f"{model}, {cores()} cores"
-
-
-def file_name() -> str:
-    """Results of different devices stand side by side."""
-    where = jax.default_backend()
-    return f"attentions-{where}" + (f"-{cores()}-core" if where == "cpu" else "")
-
-
-def shortest(function: Callable, *args, seconds: float) -> float:
-    """Milliseconds of the shortest of as many calls as take `seconds`, and of three at least."""
-    jax.block_until_ready(function(*args))
-    times: list[float] = []
-    while len(times) < 3 or sum(times) < seconds:
-        start = time.perf_counter()
-        jax.block_until_ready(function(*args))
-        times.append(time.perf_counter() - start)
-    return 1e3 * min(times)
-
-
-def measure(kind: str, options: dict[str, Any], size: int, features: int, seconds: float) -> dict:
-    """Everything that is measured of one attention on one map."""
+def build(kind: str, options: dict[str, Any], size: int, features: int):
+    """What is counted of one attention on one map, and its passes, compiled: name -> function."""
     layer = sa_flax.make_attention(kind, features, rngs=nnx.Rngs(0), **options)
     graphdef, state = nnx.split(layer)
     x = jax.random.normal(jax.random.key(0), (1, size, size, features))
@@ -96,18 +58,39 @@ def measure(kind: str, options: dict[str, Any], size: int, features: int, second
     run = jax.jit(forward).lower(state, x).compile()
     train = jax.jit(jax.value_and_grad(loss, argnums=(0, 1))).lower(state, x).compile()
     needed = train.memory_analysis()
-    return {
+    counts = {
         "size": size,
         "features": features,
         "parameters": sum(leaf.size for leaf in jax.tree.leaves(state)),
         "flops": int(cost["flops"]),
         "transcendentals": int(cost.get("transcendentals", 0)),
-        "forward_ms": shortest(run, state, x, seconds=seconds),
-        "forward_backward_ms": shortest(train, state, x, seconds=seconds),
         "bytes": needed.temp_size_in_bytes
         + needed.argument_size_in_bytes
         + needed.output_size_in_bytes,
     }
+    passes = {
+        "forward": lambda: jax.block_until_ready(run(state, x)),
+        "forward_backward": lambda: jax.block_until_ready(train(state, x)),
+    }
+    return counts, passes
+
+
+def measure(kinds: Sequence[str], size: int, features: int, seconds: float) -> list[dict[str, Any]]:
+    """Everything that is measured of these attentions on one map, timed in turn."""
+    counts, runs = {}, {}
+    for name in kinds:
+        counts[name], passes = build(*CASES[name], size, features)
+        runs |= {f"{name}, {pass_}": run for pass_, run in passes.items()}
+    times = timing.interleaved(runs, rounds=1000, seconds=seconds * len(runs))
+    rows = []
+    for name in kinds:
+        row = {"attention": name, **counts[name]}
+        for pass_ in ("forward", "forward_backward"):
+            timed = times[f"{name}, {pass_}"]
+            row[f"{pass_}_ms"] = timed["least_ms"]
+            row[f"{pass_}_processor_ms"] = timed["processor_ms"]
+        rows.append(row)
+    return rows
 
 
 def table(results: list[dict]) -> str:
@@ -170,28 +153,17 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--levels", type=int, default=4, help="resolutions of the U-Net")
     parser.add_argument("--seconds", type=float, default=0.5, help="how long each is timed")
     parser.add_argument("--kinds", nargs="+", choices=list(CASES), default=list(CASES))
-    parser.add_argument("--output", type=pathlib.Path, default=pathlib.Path("benchmarks/results"))
+    parser.add_argument("--output", type=pathlib.Path, default=timing.RESULTS)
     options = parser.parse_args(arguments)
 
     results = []
     for size, features in map_sizes(options.size, options.width, options.levels):
-        for name in options.kinds:
-            kind, given = CASES[name]
-            row = measure(kind, given, size, features, options.seconds)
-            results.append({"attention": name, **row})
-    device = device_name()
+        results += measure(options.kinds, size, features, options.seconds)
+    device = timing.device()
     print(f"{device}; jax {jax.__version__}\n\n{table(results)}")
-    options.output.mkdir(parents=True, exist_ok=True)
-    report = {
-        "device": device,
-        "jax": jax.__version__,
-        "numpy": np.__version__,
-        "seconds": options.seconds,
-        "load_average": os.getloadavg()[0],
-        "results": results,
-    }
-    path = options.output / f"{file_name()}.json"
-    path.write_text(json.dumps(report, indent=1, allow_nan=False) + "\n")
+    path = timing.save(
+        "attentions", {"seconds": options.seconds, "results": results}, folder=options.output
+    )
     picture(results, device, path.with_suffix(".png"))
 
 

@@ -1,6 +1,6 @@
 """Memory of one device, as XLA plans it, for ways to lay out training and large pictures.
 
-    python benchmarks/memory.py
+    python -m benchmarks.memory
 
 Nothing is computed: everything is compiled for eight simulated CPU devices, and XLA says what each
 of them will hold. Accelerators fuse differently and hold somewhat more or less; what a layout saves
@@ -9,11 +9,8 @@ is much the same.
 
 import dataclasses
 import os
-import sys
-from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
 os.environ["XLA_FLAGS"] = (
     f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8".strip()
 )

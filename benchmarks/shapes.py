@@ -32,6 +32,20 @@ SHUFFLE_ATTENTION = {
 }
 
 
+# Pictures that the U-Net is timed on: crops of a training step, and one to denoise.
+UNET_CROPS = (8, 64, 64, 3)
+UNET_PICTURE = (1, 512, 512, 3)
+
+
+def few_pixels(shape: tuple[int, ...], *, multiple: int = 1) -> tuple[int, ...]:
+    """A batch of pictures of the same channels with few pixels, for tests.
+
+    Height and width differ and, unless `multiple` asks for even ones, are odd.
+    """
+    batch, height, width, channels = shape
+    return min(batch, 2), min(height, 3 * multiple), min(width, 5 * multiple), channels
+
+
 def map_sizes(size: int, width: int, levels: int) -> list[tuple[int, int]]:
     """(pixels along a side, features) at each level of a U-Net that doubles its features."""
     return [(size // 2**level, width * 2**level) for level in range(levels)]

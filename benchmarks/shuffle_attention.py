@@ -1,6 +1,6 @@
 """Shuffle attention: every implementation of ours, PyTorch, and a copy of the map, interleaved.
 
-    python benchmarks/shuffle_attention.py
+    python -m benchmarks.shuffle_attention
 
 "compiler not told" is the fused form without what `sa_flax/functional/_shuffle/cpu.py` tells XLA's
 CPU compiler. Prints a table, and writes it to benchmarks/results/ by device and JAX release.
@@ -11,10 +11,6 @@ Needs PyTorch.
 import argparse
 import functools
 import statistics
-import sys
-from pathlib import Path
-
-sys.path[:0] = [str(Path(__file__).parent.parent), str(Path(__file__).parent)]
 
 from sa_flax.xla_flags import tune_cpu
 
@@ -23,9 +19,9 @@ tune_cpu()
 import jax
 import jax.numpy as jnp
 import numpy as np
-import timing
 import torch
 
+from benchmarks import timing
 from benchmarks.shapes import SHUFFLE_ATTENTION
 from sa_flax.functional import ShuffleAttentionParams, shuffle_attention
 from sa_flax.functional._shuffle import passes

@@ -74,8 +74,8 @@ def device() -> str:
     return f"{len(os.sched_getaffinity(0))}-core CPU, {model}"
 
 
-def save(name: str, results: dict[str, Any]) -> Path:
-    """Writes results, device and versions to benchmarks/results/NAME-DEVICE-jax-RELEASE.json."""
+def save(name: str, results: dict[str, Any], *, folder: Path = RESULTS) -> Path:
+    """Writes results, device and versions to NAME-DEVICE-jax-RELEASE.json; returns its path."""
     import jax
 
     versions = {}
@@ -92,11 +92,11 @@ def save(name: str, results: dict[str, Any]) -> Path:
         "load_average": os.getloadavg()[0],
         **results,
     }
-    RESULTS.mkdir(exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
     where = jax.default_backend()
     if where == "cpu":
         where = f"cpu-{len(os.sched_getaffinity(0))}-core"
     release = ".".join(jax.__version__.split(".")[:2])
-    path = RESULTS / f"{name}-{where}-jax-{release}.json"
+    path = folder / f"{name}-{where}-jax-{release}.json"
     path.write_text(json.dumps(record, indent=1, allow_nan=False) + "\n")
     return path

@@ -50,7 +50,7 @@ _NETWORK = [
     *("--checkpoint-every", "1000", "--evaluate-every", "4000", "--log-every", "250"),
 ]
 _RATE = ["--optimizer.learning-rate", "2e-3"]
-# A sixth of the crops without noise: with a tenth, fine texture was taken for noise. Four fifths are
+# A sixth of the crops have no noise: with a tenth, fine texture was taken for it. Four fifths are
 # clipped, as all pictures of 8 bits are: the white of clipped noise was the last thing it learned.
 _PHOTO = [
     *("--noise.kind", "photo", "--data.gray-share", "0.15"),

@@ -1,6 +1,6 @@
 """The attention U-Net: training steps and whole pictures a second, ours and PyTorch's, interleaved.
 
-    python benchmarks/unet_step.py
+    python -m benchmarks.unet_step
 
 Training: 8 x 64 x 64 x 3, base width 32, four levels, Adam. Inference: 1 x 512 x 512 x 3. Each with
 shuffle attention in the decoder and without attention. Prints a table and writes
@@ -9,10 +9,6 @@ benchmarks/results/unet_step-DEVICE-jax-RELEASE.json. Needs PyTorch.
 
 # ruff: noqa: E402
 import argparse
-import sys
-from pathlib import Path
-
-sys.path[:0] = [str(Path(__file__).parent.parent), str(Path(__file__).parent)]
 
 from sa_flax.xla_flags import tune_cpu
 
@@ -22,15 +18,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-import timing
 import torch
 from flax import nnx
 
 import sa_flax
+from benchmarks import timing
+from benchmarks.shapes import UNET_CROPS, UNET_PICTURE
 from tests.torch_reference.unet import AttentionUNet as TorchUNet
 from tests.torch_reference.unet import state_dict_from_flax
-
-BATCH, CROP, PICTURE = 8, 64, 512
 
 
 def jax_runs(attention, noisy, clean, picture):
@@ -104,8 +99,8 @@ def main():
     parser.add_argument("--no-compile", action="store_true", help="leave torch.compile out")
     args = parser.parse_args()
     rng = np.random.default_rng(0)
-    noisy, clean = (jnp.asarray(rng.random((BATCH, CROP, CROP, 3)), jnp.float32) for _ in range(2))
-    picture = jnp.asarray(rng.random((1, PICTURE, PICTURE, 3)), jnp.float32)
+    noisy, clean = (jnp.asarray(rng.random(UNET_CROPS), jnp.float32) for _ in range(2))
+    picture = jnp.asarray(rng.random(UNET_PICTURE), jnp.float32)
     variants = {
         "torch eager NCHW": (False, torch.contiguous_format),
         "torch eager channels_last": (False, torch.channels_last),
@@ -132,7 +127,9 @@ def main():
         if max(losses) - min(losses) > 1e-5 * max(losses):
             raise SystemExit(f"the networks differ: first losses {losses}")
     results = {}
-    for index, (task, images) in enumerate({"training": BATCH, "inference": 1}.items()):
+    for index, (task, images) in enumerate(
+        {"training": UNET_CROPS[0], "inference": UNET_PICTURE[0]}.items()
+    ):
         flat = {f"{name}, attention {kind}": run[index] for (name, kind), run in runs.items()}
         times = timing.interleaved(flat, rounds=args.rounds, seconds=args.seconds)
         print(f"\n{task}\n{'':46s}{'images/s':>9s}{'ms':>9s}{'least':>9s}{'processor':>11s}")

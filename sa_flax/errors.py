@@ -155,5 +155,7 @@ def out_of_memory(error: BaseException) -> bool:
 
 def nearest(name: str, known: Iterable[str]) -> str:
     """ " Did you mean 'x'?" where one of `known` is close to `name`, or an empty string."""
-    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
+    known = list(known)
+    holding = [word for word in known if len(name) > 2 and name in word]
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5) or holding[:1]
     return f" Did you mean {close[0]!r}?" if close else ""

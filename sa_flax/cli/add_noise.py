@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from sa_flax import __version__
 from sa_flax.cli import jobs, work
 from sa_flax.cli.denoise import FORMATS, add_paths, add_results
+from sa_flax.cli.noises import add_noise, noises_of
 from sa_flax.cli.options import Parser, add_words, hint_at_scale, level, seed
 from sa_flax.cli.stopping import Stop
 from sa_flax.errors import InputError
@@ -27,21 +28,16 @@ def parser() -> Parser:
         "measures as they do.",
         notes=(
             f"Formats: {FORMATS}.",
-            "Kinds of noise: " + "; ".join(f"{kind}, {noise()}" for kind, noise in NOISES.items()),
+            "Kinds of noise: " + "; ".join(f"{kind} ({noise()})" for kind, noise in NOISES.items()),
         ),
         examples=(
             "add-noise photo.png --sigma 25 --output noisy.png",
             "add-noise Pictures --noise camera --seed 1 --output noisy",
+            "add-noise Pictures --noise blind --noise.sigma-range 5 30 --output noisy",
         ),
     )
     add_paths(options)
-    options.add_argument(
-        "--noise",
-        choices=list(NOISES),
-        default="gaussian",
-        metavar="KIND",
-        help=f"{', '.join(NOISES)} (default: gaussian)",
-    )
+    add_noise(options, several=False)
     options.add_argument(
         "--sigma",
         type=level,
@@ -58,9 +54,9 @@ def parser() -> Parser:
 
 def run(options: argparse.Namespace, stop: Stop) -> int:
     """Adds noise to what `options` ask for; returns the exit code."""
-    noise = _noise(options.noise, options.sigma)
+    noise = _noise(options)
     hint_at_scale(options.sigma)
-    work.check_report_file("--json", options.json)
+    work.check_report_files({"--json": options.json})
     plan = jobs.plan(
         options.paths, options.output, overwrite=options.overwrite, suffix=options.format
     )
@@ -88,14 +84,13 @@ def run(options: argparse.Namespace, stop: Stop) -> int:
     )
 
 
-def _noise(kind: str, sigma: float | None) -> Noise:
+def _noise(options: argparse.Namespace) -> Noise:
     """The noise that is asked for. Raises InputError where a level is missing, or too many."""
-    if kind != "gaussian":
-        if sigma is not None:
-            raise InputError(f"--sigma is the level of gaussian noise; {kind} noise draws its own.")
-        return NOISES[kind]()
-    if sigma is None:
+    kind, sigma = options.noise or Gaussian().kind, options.sigma
+    if kind != Gaussian().kind and sigma is not None:
+        raise InputError(f"--sigma is the level of gaussian noise; {kind} noise draws its own.")
+    if kind == Gaussian().kind and sigma is None:
         raise InputError(
             "say how much noise: --sigma 25, for example. See sa-flax add-noise --help."
         )
-    return Gaussian(sigma)
+    return noises_of(options, [kind], [] if sigma is None else [sigma])[0]

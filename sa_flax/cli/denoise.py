@@ -1,13 +1,14 @@
 """`sa-flax denoise`: picture files through a network."""
 
 import argparse
+import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 from sa_flax import __version__
 from sa_flax.cli import jobs, networks, work
-from sa_flax.cli.options import Parser, add_words, ending, hint_at_scale, level, share, whole
+from sa_flax.cli.options import Parser, add_words, ending, hint_at_scale, level, place, share, whole
 from sa_flax.cli.stopping import Stop
 from sa_flax.errors import InputError
 
@@ -99,7 +100,7 @@ def parser() -> Parser:
     )
     options.add_argument(
         "--report",
-        type=Path,
+        type=place,
         metavar="FILE",
         help="write one HTML page of all pictures before and after, with dividers to move",
     )
@@ -113,7 +114,7 @@ def add_paths(options: argparse.ArgumentParser) -> None:
     options.add_argument(
         "paths",
         nargs="*",
-        type=Path,
+        type=place,
         metavar="PATH",
         help="picture files, folders of pictures (with their sub-folders), or - for standard input",
     )
@@ -121,7 +122,7 @@ def add_paths(options: argparse.ArgumentParser) -> None:
         "-o",
         "--output",
         required=True,
-        type=Path,
+        type=place,
         metavar="WHERE",
         help="folder for the results, which keep their names; for one picture also the file to "
         "write (clean.png), or - for standard output",
@@ -134,7 +135,7 @@ def add_results(options: argparse.ArgumentParser) -> None:
         "--overwrite", action="store_true", help="make results again that are there already"
     )
     options.add_argument(
-        "--json", type=Path, metavar="FILE", help="write what became of every picture to this file"
+        "--json", type=place, metavar="FILE", help="write what became of every picture to this file"
     )
     options.add_argument(
         "--format",
@@ -152,8 +153,7 @@ def add_results(options: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace, stop: Stop) -> int:
     """Denoises what `options` ask for; returns the exit code."""
-    for option in ("json", "report"):
-        work.check_report_file(f"--{option}", getattr(options, option))
+    work.check_report_files({"--json": options.json, "--report": options.report})
     if options.output == jobs.STREAM and (options.compare or options.report):
         raise InputError("--compare and --report need files: give --output FOLDER.")
     plan = jobs.plan(
@@ -171,7 +171,7 @@ def run(options: argparse.Namespace, stop: Stop) -> int:
             chosen,
             options.sigma,
             stop=stop,
-            estimate=options.estimate_noise,
+            estimate=_where_to_tell(options) if options.estimate_noise else None,
             strength=options.strength,
             keep_detail=options.keep_detail,
             self_ensemble=options.self_ensemble,
@@ -213,7 +213,7 @@ def function_of(
     sigma: float | None,
     *,
     stop: Stop | None = None,
-    estimate: bool = False,
+    estimate: TextIO | None = None,
     **finish: Any,
 ) -> work.Function:
     """What `denoise` and `evaluate` do to a picture: (pixels, its place) -> pixels.
@@ -222,7 +222,7 @@ def function_of(
       chosen: the network.
       sigma: noise level, 0-255, for a network that takes one.
       stop: asked between the tiles of a picture.
-      estimate: say how much noise there is.
+      estimate: gets a line that says how much noise there is.
       **finish: strength, keep_detail and self_ensemble of `Denoiser.__call__`.
 
     Raises:
@@ -249,8 +249,8 @@ def function_of(
         def denoise(picture: "np.ndarray") -> "np.ndarray":
             return denoiser(picture, unit, report=report, **finish)
 
-        if estimate:
-            _say_noise(pixels)
+        if estimate is not None:
+            print(_noise_of(pixels), file=estimate, flush=True)
         if pixels.dtype.name in ("uint8", "uint16"):
             return denoise(pixels)
         return on_colours(denoise, pixels)
@@ -258,16 +258,20 @@ def function_of(
     return function
 
 
-def _say_noise(pixels: "np.ndarray") -> None:
-    """Prints the noise of a picture by the picture alone."""
+def _where_to_tell(options: argparse.Namespace) -> TextIO:
+    """Standard output, unless the picture goes there."""
+    return sys.stderr if options.output == jobs.STREAM else sys.stdout
+
+
+def _noise_of(pixels: "np.ndarray") -> str:
+    """A line about the noise of a picture, by the picture alone."""
     from sa_flax.inference.noise_estimate import estimate_noise
     from sa_flax.pictures import split_alpha, to_unit
 
     unit, _ = to_unit(split_alpha(pixels[..., None] if pixels.ndim == 2 else pixels)[0])
     if min(unit.shape[:2]) < 16:
-        print("noise: the picture is too small to tell")
-        return
+        return "noise: the picture is too small to tell"
     noise = estimate_noise(unit)
     levels = " / ".join(f"{255 * sigma:.1f}" for sigma in noise.sigma)
     kind = "looks white" if noise.white else "neighbouring pixels go together"
-    print(f"noise: sigma {levels} of 255 by channel; {kind}", flush=True)
+    return f"noise: sigma {levels} of 255 by channel; {kind}"

@@ -1,17 +1,21 @@
 """`sa-flax evaluate`: how good a network is, in figures."""
 
 import argparse
+import dataclasses
 import os
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sa_flax.cli import networks, work
 from sa_flax.cli.denoise import function_of
-from sa_flax.cli.options import Parser, add_words, hint_at_scale, level, seed
+from sa_flax.cli.noises import add_noise, noises_of
+from sa_flax.cli.options import Parser, add_words, hint_at_scale, level, place, seed
 from sa_flax.cli.stopping import Stop
 from sa_flax.errors import InputError
 from sa_flax.files import write_whole
+from sa_flax.noise import NOISES, Gaussian, Noise
 
 if TYPE_CHECKING:
     import numpy as np
@@ -28,20 +32,25 @@ def parser() -> Parser:
         "evaluate NAME --images DIR",
         description="Measures PSNR and SSIM of a network: under the published protocol (Gaussian "
         "noise, not clipped; the result clipped and rounded to 8 bits; means over the pictures), "
-        "or on pairs of noisy and clean pictures, which go by their names.",
+        "with any other noise that networks are trained on, or on pairs of noisy and clean "
+        "pictures, which go by their names.",
+        notes=(
+            "Kinds of noise: " + "; ".join(f"{kind} ({noise()})" for kind, noise in NOISES.items()),
+        ),
         examples=(
             "evaluate runs/quick --images kodak24 --sigma 15 25 50",
+            "evaluate photo --images kodak24 --noise gaussian camera --csv scores.csv",
             "evaluate photo --noisy noisy --images clean --csv scores.csv",
             "evaluate photo --images polyu --noisy-suffix _real --clean-suffix _mean",
         ),
     )
     options.add_argument("model", nargs="?", metavar="NAME", help=networks.HELP)
     options.add_argument(
-        "--images", required=True, type=Path, metavar="DIR", help="folder of clean pictures"
+        "--images", required=True, type=place, metavar="DIR", help="folder of clean pictures"
     )
     options.add_argument(
         "--noisy",
-        type=Path,
+        type=place,
         metavar="DIR",
         help="folder of their noisy versions, under the same names (default: noise is added)",
     )
@@ -59,9 +68,10 @@ def parser() -> Parser:
         nargs="+",
         type=level,
         metavar="LEVEL",
-        help="levels of the noise that is added, 0-255 (default: 15 25 50); with --noisy the level "
-        "that a network is told which takes one",
+        help="levels of the Gaussian noise that is added, 0-255 (default: 15 25 50); with --noisy "
+        "the level that a network is told which takes one",
     )
+    add_noise(options, several=True)
     options.add_argument(
         "--baseline", action="store_true", help="measure scikit-image's non-local means as well"
     )
@@ -73,10 +83,10 @@ def parser() -> Parser:
         help="fixes the noise that is added (default: 0)",
     )
     options.add_argument(
-        "--json", type=Path, metavar="FILE", help="write means and pictures to this file as well"
+        "--json", type=place, metavar="FILE", help="write means and pictures to this file as well"
     )
     options.add_argument(
-        "--csv", type=Path, metavar="FILE", help="write a line per picture to this file as well"
+        "--csv", type=place, metavar="FILE", help="write a line per picture to this file as well"
     )
     add_words(options)
     return options
@@ -85,8 +95,7 @@ def parser() -> Parser:
 def run(options: argparse.Namespace, stop: Stop) -> int:
     """Measures what `options` ask for; returns the exit code."""
     del stop  # nothing is half-done here: a signal ends it at once
-    for option in ("json", "csv"):
-        work.check_report_file(f"--{option}", getattr(options, option))
+    work.check_report_files({"--json": options.json, "--csv": options.csv})
     if not os.path.isdir(options.images):
         raise InputError(f"no folder {options.images}. --images takes a folder of clean pictures.")
     if _holds_a_network(options.images):
@@ -98,12 +107,14 @@ def run(options: argparse.Namespace, stop: Stop) -> int:
     pairs = options.noisy or options.noisy_suffix or options.clean_suffix
     if options.noisy is not None and not os.path.isdir(options.noisy):
         raise InputError(f"no folder {options.noisy}. --noisy takes a folder of noisy pictures.")
-    measure = _on_pairs if pairs else _with_noise
-    table, means, each, failed = measure(options)
+    noises = _noises(options, bool(pairs))
+    measured = _on_pairs(options) if pairs else _with_noise(options, noises)
+    table, means, each, failed = measured
     print(table)
     model = options.model or networks.default()
     if options.json is not None:
-        work.write_json(options.json, {"model": model, "results": means, "pictures": each})
+        about = {} if pairs else {"noises": _described(noises), "seed": options.seed}
+        work.write_json(options.json, {"model": model, **about, "results": means, "pictures": each})
     if options.csv is not None:
         from sa_flax.inference.pairs import to_csv
 
@@ -111,12 +122,42 @@ def run(options: argparse.Namespace, stop: Stop) -> int:
     return 1 if failed else 0
 
 
+def _noises(options: argparse.Namespace, pairs: bool) -> dict[str, Noise]:
+    """The noises that are asked for, by the names of their columns.
+
+    Raises:
+      InputError: for options that contradict each other.
+    """
+    kinds = list(dict.fromkeys(options.noise or [Gaussian().kind]))
+    if pairs and options.noise:
+        raise InputError("--noise adds noise, and pairs have theirs: leave one of them out.")
+    if not pairs and options.sigma and Gaussian().kind not in kinds:
+        raise InputError(
+            f"--sigma is the level of gaussian noise; {', '.join(kinds)} noise draws its own. Give "
+            "--noise gaussian besides to measure both."
+        )
+    noises = noises_of(options, kinds, list(dict.fromkeys(options.sigma or _LEVELS)))
+    return {_column(noise): noise for noise in noises}
+
+
+def _column(noise: Noise) -> str:
+    if not isinstance(noise, Gaussian):
+        return noise.kind
+    return f"sigma {noise.sigma:g}{' clipped' if noise.clip else ''}"
+
+
+def _described(noises: Mapping[str, Noise]) -> dict[str, Any]:
+    return {title: dataclasses.asdict(noise) for title, noise in noises.items()}
+
+
 def _holds_a_network(folder: Path) -> bool:
     return (folder / "config.json").is_file()
 
 
-def _with_noise(options: argparse.Namespace) -> tuple[str, Rows, Rows, int]:
-    """Under the published protocol: the table, means, rows of every picture, failed files."""
+def _with_noise(
+    options: argparse.Namespace, noises: Mapping[str, Noise]
+) -> tuple[str, Rows, Rows, int]:
+    """Noise is added: the table, means, rows of every picture, failed files."""
     from sa_flax.inference import evaluate as evaluation
     from sa_flax.pictures import find_pictures, is_gray, read_rgb8, to_channels
 
@@ -125,6 +166,12 @@ def _with_noise(options: argparse.Namespace) -> tuple[str, Rows, Rows, int]:
     if not files:
         raise InputError(f"no pictures in {images}.")
     chosen = networks.Chosen(options.model)
+    untold = [noise.kind for noise in noises.values() if not noise.has_level]
+    if chosen.asked.takes_noise_level and untold:
+        raise InputError(
+            f"the network in {chosen.name} needs the noise level, and {', '.join(untold)} noise "
+            "has none. Take gaussian or blind noise, or a blind network."
+        )
     pictures, used, failed = [], [], 0
     for file in files:
         try:
@@ -151,14 +198,23 @@ def _with_noise(options: argparse.Namespace) -> tuple[str, Rows, Rows, int]:
     means = evaluation.evaluate(
         methods,
         pictures,
-        noises=evaluation.noises_of(None, options.sigma or _LEVELS),
+        noises=noises,
         seed=options.seed,
         report=_progress if sys.stderr.isatty() and not options.quiet else _quiet,
         each=each.append,
     )
     each = [{**row, "picture": used[row["picture"]]} for row in each]
-    table = f"{evaluation.format_table(means)}\n({len(pictures)} pictures in {images})"
+    tables = [evaluation.format_table(means), f"({len(pictures)} pictures in {images})"]
+    if options.verbose:
+        tables = [_each_table(each, title) for title in noises] + tables
+    table = "\n".join(tables)
     return table, means, each, failed
+
+
+def _each_table(rows: Rows, title: str) -> str:
+    from sa_flax.inference.pairs import format_pairs
+
+    return f"{title}\n{format_pairs([row for row in rows if row['noise'] == title])}\n"
 
 
 def _on_pairs(options: argparse.Namespace) -> tuple[str, Rows, Rows, int]:
@@ -178,9 +234,10 @@ def _on_pairs(options: argparse.Namespace) -> tuple[str, Rows, Rows, int]:
         clean_names=f"*{options.clean_suffix}",
     )
     if not found:
+        why = f" {len(alone)} files were left out, the first: {alone[0]}." if alone else ""
         raise InputError(
             f"no pairs in {noisy} and {options.images}. Pairs have the same name; where they end "
-            "differently, give --noisy-suffix and --clean-suffix."
+            f"differently, give --noisy-suffix and --clean-suffix.{why}"
         )
     for line in alone:
         print(f"sa-flax: left out: {line}", file=sys.stderr)

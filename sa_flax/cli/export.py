@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sa_flax.cli import networks
-from sa_flax.cli.options import Parser, add_words
+from sa_flax.cli.options import Parser, add_words, place
 from sa_flax.cli.stopping import Stop
 from sa_flax.errors import InputError
 from sa_flax.files import discard_unfinished, write_by_name
@@ -47,7 +47,7 @@ def parser() -> Parser:
         "-o",
         "--output",
         required=True,
-        type=Path,
+        type=place,
         metavar="FILE",
         help=f"the file to write; it ends in {', '.join(_FORMATS[:-1])} or {_FORMATS[-1]}",
     )
@@ -78,6 +78,8 @@ def run(options: argparse.Namespace, stop: Stop) -> int:
         raise InputError(f"{output}: give a name that ends in {', '.join(_FORMATS)}.")
     if output.is_dir():
         raise InputError(f"{output} is a folder; --output takes the name of a file.")
+    if output.name == "model.safetensors" and (output.parent / "config.json").is_file():
+        raise InputError(f"{output} would overwrite the network in {output.parent}.")
     said = {entry: getattr(options, entry) for entry in _SAID if getattr(options, entry)}
     if said and ending != ".dtmodel":
         raise InputError(

@@ -82,6 +82,11 @@ def plan(
     if one_file and _names_a_picture(output) and not os.path.isdir(output):
         found, left_out = [(paths[0], output)], list[str]()
     else:
+        if not one_file and _names_a_picture(output) and not os.path.exists(output):
+            raise InputError(
+                f"{output} names a picture, and more than one is asked for: give a folder, "
+                f"--output {output.stem}, or make {output} first if that shall be one."
+            )
         if os.path.exists(output) and not os.path.isdir(output):
             raise InputError(
                 f"{output} is a file; --output must be a folder"

@@ -189,4 +189,5 @@ def _neighbours(path: Path) -> str:
         return ""
     if not there:
         return ""
-    return f"{nearest(path.name, there)} There are {', '.join(there[:8])} in {path.parent}."
+    where = "here" if path.parent == Path() else f"in {path.parent}"
+    return f"{nearest(path.name, there)} Networks {where}: {', '.join(there[:8])}."

@@ -10,13 +10,14 @@ import shutil
 import sys
 import textwrap
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import NoReturn
 
 from sa_flax.errors import InputError, nearest
 from sa_flax.limits import check_level, check_seed
 
 _MISSING = {
-    "--output": "say where the results shall go: --output FOLDER",
+    "--output": "say where {what} shall go: --output {metavar}",
     "--architecture": "say what network the weights are of, for example --architecture dncnn",
     "--images": "say where the clean pictures are: --images FOLDER",
     "--sigma": "say how much noise: --sigma 25, for example",
@@ -78,11 +79,22 @@ class Parser(argparse.ArgumentParser):
         missing = message.removeprefix("the following arguments are required: ")
         if missing != message:
             first = missing.split(", ")[0].split("/")[-1]
-            raise InputError(f"{_MISSING.get(first, f'{first} is missing')}. {self._more()}")
-        option, _, reason = message.partition(": ")
+            action = next((a for a in self._actions if first in a.option_strings), None)
+            metavar = "FOLDER" if action is None or action.metavar == "WHERE" else action.metavar
+            said = _MISSING.get(first, f"{first} is missing").format(
+                what="the results" if metavar == "FOLDER" else "the network", metavar=metavar
+            )
+            raise InputError(f"{said}. {self._more()}")
+        option, separator, reason = message.partition(": ")
+        if option.startswith("-"):
+            spellings = option.split("/")
+            option = next((o for o in spellings if o.startswith("--")), spellings[0])
         if reason.startswith(("expected one argument", "expected at least one argument")):
             raise InputError(f"{option} needs a value after it. {self._more()}")
-        raise InputError(f"{message.removesuffix('.')}. {self._more()}")
+        if reason == "expected 2 arguments":
+            raise InputError(f"{option} needs two values after it, the lower first. {self._more()}")
+        text = f"{option}{separator}{reason}"
+        raise InputError(f"{text}{'' if text.endswith(('.', '?')) else '.'} {self._more()}")
 
     def _more(self) -> str:
         return f"See {self.prog} --help."
@@ -126,6 +138,18 @@ def hint_at_scale(*levels: float | None) -> None:
                 f"{value:g} of the whole range give {value * 255:g}.",
                 file=sys.stderr,
             )
+
+
+def place(text: str) -> Path:
+    """A file or folder, as `type=` of an option. Nothing at all would be the current folder."""
+    if not text.strip():
+        raise argparse.ArgumentTypeError("needs the name of a file or folder; got nothing")
+    return Path(text)
+
+
+def number(text: str) -> float:
+    """Any number, as `type=` of an option."""
+    return _number(text, float, "must be a number")
 
 
 def share(text: str) -> float:

@@ -1,9 +1,9 @@
 """`sa-flax port`: PyTorch weights into a directory that the other commands take as their model."""
 
 import argparse
-from pathlib import Path
+import os
 
-from sa_flax.cli.options import Parser, add_words, whole
+from sa_flax.cli.options import Parser, add_words, place, whole
 from sa_flax.cli.stopping import Stop
 from sa_flax.errors import InputError
 from sa_flax.files import discard_unfinished
@@ -26,7 +26,7 @@ def parser() -> Parser:
             "denoise photo.jpg --model dncnn --output clean.jpg",
         ),
     )
-    options.add_argument("checkpoint", type=Path, metavar="CHECKPOINT", help="the file to port")
+    options.add_argument("checkpoint", type=place, metavar="CHECKPOINT", help="the file to port")
     options.add_argument(
         "--architecture",
         required=True,
@@ -35,9 +35,10 @@ def parser() -> Parser:
         "and other sizes are read off the weights",
     )
     options.add_argument(
+        "-o",
         "--output",
         required=True,
-        type=Path,
+        type=place,
         metavar="DIR",
         help="directory for config.json and model.safetensors",
     )
@@ -46,7 +47,7 @@ def parser() -> Parser:
     )
     options.add_argument(
         "--torch-file",
-        type=Path,
+        type=place,
         metavar="FILE",
         help="write the weights under PyTorch's names as well, to this .pth or .safetensors",
     )
@@ -66,6 +67,17 @@ def run(options: argparse.Namespace, stop: Stop) -> int:
     """Ports what `options` ask for; returns the exit code."""
     from sa_flax.porting.port import port_checkpoint
 
+    source = options.checkpoint
+    folder = source if source.is_dir() else source.parent
+    ours = source.is_dir() or source.name == "model.safetensors"
+    if ours and (folder / "config.json").is_file():
+        raise InputError(
+            f"{source} is a network already, and no checkpoint of PyTorch: give its directory to "
+            f"the other commands, sa-flax denoise photo.jpg --model {folder} --output clean.jpg."
+        )
+    for written in (options.output / "model.safetensors", options.torch_file):
+        if written is not None and os.path.realpath(written) == os.path.realpath(source):
+            raise InputError(f"{written} would overwrite the checkpoint. Choose another place.")
     stop.tidy = discard_unfinished
     with stop.after("this checkpoint"):
         try:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sa_flax.cli import work
-from sa_flax.cli.options import Parser, add_words
+from sa_flax.cli.options import Parser, add_words, place
 from sa_flax.cli.stopping import Stop
 from sa_flax.errors import InputError
 from sa_flax.files import discard_unfinished, write_whole
@@ -30,20 +30,21 @@ def parser() -> Parser:
             "denoise Pictures --output denoised --report report.html",
         ),
     )
-    options.add_argument("results", type=Path, metavar="DIR", help="folder of denoised pictures")
+    options.add_argument("results", type=place, metavar="DIR", help="folder of denoised pictures")
     options.add_argument(
         "--before",
-        type=Path,
+        type=place,
         metavar="DIR",
         help="folder of the originals, under the same names (default: the folder that holds the "
         "results, where they lie inside it)",
     )
     options.add_argument(
-        "--clean", type=Path, metavar="DIR", help="folder of the true pictures, for PSNR"
+        "--clean", type=place, metavar="DIR", help="folder of the true pictures, for PSNR"
     )
     options.add_argument(
+        "-o",
         "--output",
-        type=Path,
+        type=place,
         metavar="FILE",
         help="the page to write (default: report.html in the folder of results)",
     )
@@ -63,7 +64,7 @@ def run(options: argparse.Namespace, stop: Stop) -> int:
         if folder is not None and not os.path.isdir(folder):
             raise InputError(f"no folder {folder}. {option} takes a folder of pictures.")
     output = options.output or results / "report.html"
-    work.check_report_file("--output", output)
+    work.check_report_files({"--output": output})
     from sa_flax.pictures import find_pictures
 
     entries, alone = [], []

@@ -5,7 +5,7 @@ import os
 import sys
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -203,7 +203,10 @@ def _summarise(
         )
     if stop.number is not None:
         said.append(f"{len(plan.jobs) - len(records)} are left: repeat the command to go on")
-    if plan.count > 1 and (said or failed or done > 1):
+    if plan.done and plan.count == 1:
+        target = plan.done[0].target
+        progress.say(f"{target} is there and newer than its original (--overwrite makes it again).")
+    elif plan.count > 1 and (said or failed or done > 1):
         progress.say("; ".join([f"{words.verb} {done} of {plan.count} pictures", *said]) + ".")
     if failed:
         print(f"sa-flax: {failed} of {plan.count} pictures failed.", file=sys.stderr, flush=True)
@@ -242,7 +245,26 @@ def write_json(path: Path, value: Any) -> None:
     write_whole(path, strict_json.dumps(value, indent=2) + "\n")
 
 
-def check_report_file(option: str, path: Path | None) -> None:
-    """Raises InputError where `path`, given with `option`, can't become a file."""
-    if path is not None and os.path.isdir(path):
-        raise InputError(f"{path} is a folder; {option} takes the name of a file.")
+def check_report_files(options: Mapping[str, Path | None]) -> None:
+    """Raises InputError where the files that are given with options can't be written there.
+
+    Nothing that a report could be meant for is called as pictures are: so none is overwritten.
+    """
+    from sa_flax.pictures import SUFFIXES
+
+    taken: dict[str, str] = {}
+    for option, path in options.items():
+        if path is None:
+            continue
+        if path == STREAM:
+            raise InputError(f"{option} takes the name of a file; /dev/stdout is one.")
+        if os.path.isdir(path):
+            raise InputError(f"{path} is a folder; {option} takes the name of a file.")
+        if path.suffix.lower() in SUFFIXES:
+            raise InputError(
+                f"{path} names a picture; {option} writes a text: give it another name."
+            )
+        place = os.path.realpath(path)
+        if place in taken:
+            raise InputError(f"{taken[place]} and {option} would both be written to {path}.")
+        taken[place] = option

@@ -3,6 +3,8 @@
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from sa_flax.pictures.values import Span, span, split_alpha
+
 _SHOWN_NOISE = 40  # standard deviation that removed noise is shown with, of 255
 _LONGEST = 640  # pixels of a whole picture's longer side; larger ones are shown smaller
 _ZOOM = 3  # pixels of the enlarged part are squares of this side
@@ -10,13 +12,24 @@ _GAP, _TITLE = 8, 22
 _PAPER, _INK, _FRAME = (255, 255, 255), (40, 40, 40), (230, 60, 40)
 
 
-def rgb8(pixels: np.ndarray) -> np.ndarray:
-    """Pixels as `read_picture` gives them to (H, W, 3) uint8; alpha is left out."""
-    if pixels.dtype == np.uint16:
-        pixels = np.round(pixels / 257).astype(np.uint8)
-    pixels = pixels[..., None] if pixels.ndim == 2 else pixels
-    colours = pixels.shape[-1] - (pixels.shape[-1] in (2, 4))
-    return np.repeat(pixels[..., :1], 3, -1) if colours == 1 else pixels[..., :3]
+def rgb8(pixels: np.ndarray, scale: Span | None = None) -> np.ndarray:
+    """Pixels as `read_picture` gives them to (H, W, 3) uint8; alpha is left out.
+
+    `scale` says what is black and white (`sa_flax.pictures.values.span`), by default the pixels'
+    own.
+    """
+    colours, _ = split_alpha(pixels[..., None] if pixels.ndim == 2 else pixels)
+    if colours.dtype != np.uint8:
+        low, high, _ = span(colours) if scale is None else scale
+        unit = (colours.astype(np.float64) - low) / (high - low)
+        colours = np.round(255 * np.clip(unit, 0, 1)).astype(np.uint8)
+    return np.repeat(colours, 3, -1) if colours.shape[-1] == 1 else colours
+
+
+def both_rgb8(before: np.ndarray, after: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Two pictures as `rgb8` gives them, with the first one's black and white."""
+    scale = span(before[..., None] if before.ndim == 2 else split_alpha(before)[0])
+    return rgb8(before, scale), rgb8(after, scale)
 
 
 def removed(before: np.ndarray, after: np.ndarray) -> tuple[np.ndarray, int]:
@@ -58,7 +71,7 @@ def compare(before: np.ndarray, after: np.ndarray) -> np.ndarray:
     Returns:
       (H, W, 3) uint8.
     """
-    before, after = rgb8(before), rgb8(after)
+    before, after = both_rgb8(before, after)
     noise, gain = removed(before, after)
     panels = {"before": before, "after": after, f"removed, {gain} x as strong": noise}
     height, width = before.shape[:2]

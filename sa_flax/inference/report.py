@@ -12,8 +12,9 @@ from PIL import Image
 from skimage.restoration import estimate_sigma
 
 from sa_flax.errors import InputError
-from sa_flax.inference.comparison import most_detailed, removed, rgb8
-from sa_flax.pictures import read_picture
+from sa_flax.inference.comparison import both_rgb8, most_detailed, removed, rgb8
+from sa_flax.pictures import read_pages
+from sa_flax.pictures.values import span
 
 MOST = 60  # pictures on a page; more would make it too large to open
 _LONGEST = 1200  # pixels of the longer side of a whole picture on the page
@@ -55,7 +56,7 @@ class Page:
         notes = "".join(f"<li>{html.escape(line)}</li>" for line in self.left_out)
         return _PAGE.format(
             title=html.escape(self.title),
-            count=len(self.sections),
+            count="1 picture" if len(self.sections) == 1 else f"{len(self.sections)} pictures",
             sections="\n".join(self.sections),
             notes=f"<h2>Not shown</h2><ul>{notes}</ul>" if notes else "",
         )
@@ -80,7 +81,8 @@ def build(
         try:
             page.sections.append(_section(entry, len(page.sections)))
         except InputError as error:
-            page.left_out.append(str(error))
+            text = str(error)
+            page.left_out.append(text if str(entry.before) in text else f"{entry.before}: {text}")
         except Exception as error:  # whatever a reader raises
             page.left_out.append(f"{entry.before}: {type(error).__name__}: {error}")
         shown(entry.name)
@@ -100,37 +102,39 @@ def noise_level(pixels: np.ndarray) -> float:
 def figures(before: np.ndarray, after: np.ndarray, clean: np.ndarray | None) -> dict[str, str]:
     """What is said of a picture: sizes, noise before and after, and PSNR where it can be."""
     height, width = before.shape[:2]
-    first, second = rgb8(before), rgb8(after)
+    first, second = both_rgb8(before, after)
     change = first.astype(np.float32) - second
-    levels = noise_level(before), noise_level(after)
+    levels = noise_level(first), noise_level(second)
     said = {
         "size": f"{width} x {height}",
         "estimated noise": f"sigma {levels[0]:.1f} before, {levels[1]:.1f} after",
         "removed": f"standard deviation {change.std():.1f}, mean {change.mean():+.2f} of 255",
     }
     if clean is not None and clean.shape == before.shape:
-        top = np.iinfo(clean.dtype).max
         colours = clean.shape[-1] - (clean.shape[-1] in (2, 4)) if clean.ndim == 3 else None
-        values = [_psnr(x[..., :colours], clean[..., :colours], top) for x in (before, after)]
+        values = [_psnr(x[..., :colours], clean[..., :colours]) for x in (before, after)]
         said["PSNR"] = f"{values[0]:.2f} dB before, {values[1]:.2f} dB after"
     return said
 
 
-def _psnr(picture: np.ndarray, clean: np.ndarray, top: int) -> float:
+def _psnr(picture: np.ndarray, clean: np.ndarray) -> float:
+    low, high, _ = span(clean)
     mse = np.mean((picture.astype(np.float64) - clean) ** 2)
-    return float(10 * np.log10(top**2 / mse)) if mse else float("inf")
+    return float(10 * np.log10((high - low) ** 2 / mse)) if mse else float("inf")
 
 
 def _section(entry: Entry, number: int) -> str:
-    before, after = read_picture(entry.before).pixels, read_picture(entry.after).pixels
+    pages = [read_pages(path) for path in (entry.before, entry.after)]
+    before, after = (of_one[0].pixels for of_one in pages)
     if before.shape[:2] != after.shape[:2]:
         raise InputError(f"{entry.after}: has another size than {entry.before}.")
-    clean = None if entry.clean is None else read_picture(entry.clean).pixels
+    clean = None if entry.clean is None else read_pages(entry.clean)[0].pixels
+    name = entry.name if len(pages[0]) == 1 else f"{entry.name}, the first of {len(pages[0])} pages"
     rows = "".join(
         f"<dt>{html.escape(name)}</dt><dd>{html.escape(value)}</dd>"
         for name, value in figures(before, after, clean).items()
     )
-    first, second = rgb8(before), rgb8(after)
+    first, second = both_rgb8(before, after)
     height, width = (min(n, m) for n, m in zip(_PART, first.shape[:2], strict=True))
     top, left = most_detailed(second, height, width)
     part = np.s_[top : top + height, left : left + width]
@@ -138,7 +142,7 @@ def _section(entry: Entry, number: int) -> str:
     noise, gain = removed(first, second)
     return _SECTION.format(
         number=number,
-        name=html.escape(entry.name),
+        name=html.escape(name),
         rows=rows,
         whole=whole,
         part=_divider(first[part], second[part], "pixel by pixel"),
@@ -170,11 +174,12 @@ def _image(pixels: np.ndarray, what: str) -> str:
     )
 
 
+# The input is what keys move; it lies over the picture, unseen, and lets the pointer through.
 _DIVIDER = """<figure class="pair" style="--at: 50%; max-width: {width}px">
-<div class="stack">{before}<div class="over">{after}</div><div class="line"></div></div>
-<label>before <input type="range" min="0" max="100" value="50" aria-label="divider"
- oninput="this.closest('figure').style.setProperty('--at', this.value + '%')"> after</label>
-<figcaption>{caption}: left of the line before, right of it after</figcaption>
+<div class="stack">{before}<div class="over">{after}</div>
+<input type="range" min="0" max="100" value="50" aria-label="divider: before and after">
+<div class="line"></div><span class="left">before</span><span class="right">after</span></div>
+<figcaption>{caption}; drag the divider, or move it by the arrow keys</figcaption>
 </figure>"""
 
 _SECTION = """<section id="picture{number}">
@@ -201,20 +206,53 @@ dd {{ margin: 0; }}
 figure {{ margin: 0 0 1.5rem; }}
 figcaption {{ color: #666; font-size: .875rem; }}
 img {{ display: block; max-width: 100%; height: auto; }}
-.stack {{ position: relative; }}
+.stack {{ position: relative; width: fit-content; max-width: 100%; cursor: ew-resize;
+  touch-action: pan-y pinch-zoom; user-select: none; -webkit-user-select: none; }}
+.stack img {{ pointer-events: none; }}
 .over {{ position: absolute; inset: 0; clip-path: inset(0 0 0 var(--at)); }}
 .over img {{ width: 100%; }}
 .line {{ position: absolute; top: 0; bottom: 0; left: var(--at); width: 2px; margin-left: -1px;
-  background: #fff; box-shadow: 0 0 3px #000; }}
-label {{ display: flex; gap: .5rem; align-items: center; }}
-input {{ flex: 1; }}
+  background: #fff; box-shadow: 0 0 3px #000; pointer-events: none; }}
+.line::after {{ content: "\\25C2 \\25B8"; position: absolute; top: 50%; left: 1px; width: 2.2em;
+  height: 2.2em; line-height: 2.2em; text-align: center; transform: translate(-50%, -50%);
+  border-radius: 50%; background: #fff; box-shadow: 0 0 3px #000; }}
+.stack input {{ position: absolute; inset: 0; width: 100%; height: 100%; margin: 0; opacity: 0;
+  pointer-events: none; }}
+.stack input:focus-visible + .line::after {{ background: #ffd54a; }}
+.left, .right {{ position: absolute; top: .5rem; padding: 0 .4rem; font-size: .875rem;
+  color: #fff; background: #0009; pointer-events: none; }}
+.left {{ left: .5rem; }}
+.right {{ right: .5rem; }}
 </style>
 </head>
 <body>
 <h1>{title}</h1>
-<p>{count} pictures. Move the dividers to compare.</p>
+<p>{count}. Move the dividers to compare.</p>
 {sections}
 {notes}
+<script>
+for (const stack of document.querySelectorAll(".stack")) {{
+  const input = stack.querySelector("input");
+  const move = (percent) => stack.parentElement.style.setProperty("--at", percent + "%");
+  const follow = (event) => {{
+    const box = stack.getBoundingClientRect();
+    const at = Math.min(Math.max((event.clientX - box.left) / box.width, 0), 1) * 100;
+    input.value = at;
+    move(at);
+  }};
+  input.addEventListener("input", () => move(input.value));
+  stack.addEventListener("pointerdown", (event) => {{
+    if (event.button) return;
+    event.preventDefault();
+    stack.setPointerCapture(event.pointerId);
+    input.focus({{ preventScroll: true }});
+    follow(event);
+  }});
+  stack.addEventListener("pointermove", (event) => {{
+    if (stack.hasPointerCapture(event.pointerId)) follow(event);
+  }});
+}}
+</script>
 </body>
 </html>
 """

@@ -9,7 +9,11 @@ import pytest
 from PIL import Image
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
+from sa_flax.models.saved import save_pretrained
 from sa_flax.pictures import read_picture
+from tests.torch_reference.weights import drawn_model
+
+SMALL = {"width": 4, "levels": 2, "attention": "none", "attend": "none"}
 
 
 def strict(path):
@@ -159,3 +163,39 @@ def test_no_noise_at_all_is_valid_json(sa_flax, folder, tmp_path, run_directory)
     lines = (tmp_path / "a.csv").read_text().splitlines()
     assert lines[0] == "picture,noise,method,psnr,ssim"
     assert lines[1] == "a.png,sigma 0,noisy,inf,1.0"
+
+
+def test_any_noise_in_one_table(sa_flax, folder, tmp_path, run_directory):
+    code, out, err = sa_flax(
+        *("evaluate", run_directory, "--images", folder, "--noise", "gaussian", "blind", "-v"),
+        *("--sigma", 20, "--noise.sigma-range", 40, 40, "--noise.clip"),
+        *("--json", tmp_path / "a.json", "--csv", tmp_path / "a.csv"),
+    )
+    assert (code, err) == (0, "")
+    report = strict(tmp_path / "a.json")
+    assert report["noises"] == {
+        "sigma 20 clipped": {"kind": "gaussian", "sigma": 20.0, "clip": True},
+        "blind": {"kind": "blind", "sigma_range": [40.0, 40.0], "clip": True},
+    }
+    noisy = {r["noise"]: r["psnr"] for r in report["results"] if r["method"] == "noisy"}
+    # Of noise on uniform colours: -20 log10(sigma / 255), and less where it is clipped.
+    assert 0 < noisy["sigma 20 clipped"] - 22.1 < 1
+    assert 0 < noisy["blind"] - 16.1 < 2.5
+    pictures = {r["picture"] for r in report["pictures"]}
+    assert pictures == {"a.png", "sub/b.jpg"}
+    assert len((tmp_path / "a.csv").read_text().splitlines()) == 1 + 2 * 2 * 2
+    lines = out.splitlines()
+    assert lines[0] == "sigma 20 clipped", "with -v a table of every picture comes first"
+    assert sum(line.startswith("sub/b.jpg ") for line in lines) == 2
+    assert lines[-1] == f"(2 pictures in {folder})"
+
+
+def test_a_network_that_needs_the_level_and_noise_without_one(sa_flax, folder, tmp_path):
+    model = drawn_model("attention_unet", **SMALL, noise_level=True)
+    config = {"model": "attention_unet", "options": SMALL | {"noise_level": True}}
+    save_pretrained(model, tmp_path / "told", config=config)
+    code, _, err = sa_flax(
+        "evaluate", tmp_path / "told", "--images", folder, "--noise", "gaussian", "camera"
+    )
+    assert code == 2
+    assert "needs the noise level, and camera noise has none" in err

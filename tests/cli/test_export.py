@@ -39,7 +39,7 @@ def test_a_run_for_darktable(sa_flax, run_directory, tmp_path):
         ("export {run} --output {tmp}/net", "ends in .onnx, .stablehlo, .dtmodel, .pth"),
         ("export {run} --output {tmp}/my.net.dtmodel", "letters, digits, - and _"),
         ("export {run} --output {tmp}/a.onnx --license CC0", "--license is for darktable"),
-        ("export {run}", "say where the results shall go"),
+        ("export {run}", "say where the network shall go: --output FILE"),
         ("export --output a.onnx", "NAME is missing"),
         ("export gone --output a.onnx", "no network 'gone'"),
         ("export {run} --output {tmp}/is.onnx", "takes the name of a file"),

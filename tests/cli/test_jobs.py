@@ -35,8 +35,10 @@ def test_one_picture_to_a_file(folder, tmp_path):
     into = plan([folder / "a.png"], tmp_path / "o.jpg")
     assert names(into, tmp_path) == [("in/a.png", "o.jpg/a.png")]
     assert names(plan([folder / "a.png"], tmp_path / "o"), tmp_path) == [("in/a.png", "o/a.png")]
+    with pytest.raises(InputError, match=r"x.jpg names a picture, and more than one is asked for"):
+        plan([folder / "a.png", folder / "sub" / "b.jpg"], tmp_path / "x.jpg")
     with pytest.raises(InputError, match="would both be written"):
-        plan([folder / "a.png", folder / "a.png"], tmp_path / "x.jpg")
+        plan([folder / "a.png", folder / "a.png"], tmp_path / "x")
 
 
 @pytest.mark.parametrize("link", [False, True])

@@ -191,7 +191,7 @@ def test_quiet_and_verbose(sa_flax, folder, tmp_path, use):
 def test_standard_input_to_standard_output(folder, tmp_path, run_directory, kind):
     with Image.open(folder / "a.png") as picture:
         picture.save(tmp_path / "a", kind)
-    words = ["denoise", "-", "--output", "-", "--model", str(run_directory)]
+    words = ["denoise", "-", "--output", "-", "--model", str(run_directory), "--estimate-noise"]
     done = subprocess.run(
         [sys.executable, "-m", "sa_flax.cli", *words],
         input=(tmp_path / "a").read_bytes(),
@@ -203,6 +203,7 @@ def test_standard_input_to_standard_output(folder, tmp_path, run_directory, kind
     with Image.open(io.BytesIO(done.stdout)) as result:
         assert (result.format, result.size) == (kind, (30, 20))
     assert b"- -> - (30 x 20" in done.stderr
+    assert b"noise: sigma " in done.stderr
 
 
 def test_standard_input_to_files(sa_flax, folder, tmp_path, use, monkeypatch):

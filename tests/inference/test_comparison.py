@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from sa_flax.inference.comparison import compare, most_detailed, removed, rgb8
+from sa_flax.inference.comparison import both_rgb8, compare, most_detailed, removed, rgb8
 
 
 @pytest.mark.parametrize(
@@ -55,3 +55,13 @@ def test_pictures_of_every_shape_are_compared(size):
         red = (corner == (230, 60, 40)).all(-1)  # the frame of the enlarged part
         np.testing.assert_array_equal(corner[~red], before[~red])
     assert corner.size
+
+
+@pytest.mark.parametrize("dtype", ["f2", "f4", "f8", "u4", "i2"])
+def test_values_without_a_white_of_their_own_are_shown_on_the_scale_of_the_first(dtype):
+    before = np.linspace(0, 1000, 60).reshape(6, 10).astype(dtype)
+    after = (before / 2 + 10).astype(dtype)
+    first, second = both_rgb8(before, after)
+    assert (first.min(), first.max()) == (0, 255)
+    np.testing.assert_allclose(second, first / 2.0 + 2.55, atol=1)
+    assert compare(before, after).shape == compare(first, second).shape

@@ -7,6 +7,7 @@ from html.parser import HTMLParser
 
 import numpy as np
 import pytest
+import tifffile
 from PIL import Image
 
 from sa_flax.inference import report
@@ -109,3 +110,33 @@ def test_what_cannot_be_shown_is_named(entries, tmp_path, monkeypatch):
     assert "has another size" in " ".join(Reader(page.html()).text)
     monkeypatch.setattr(report, "MOST", 1)
     assert build(entries, title="x").left_out == ["1 more pictures: a page shows 1"]
+
+
+def test_pages_and_values_of_every_kind(tmp_path):
+    """A float TIFF on its own scale, and of a file with pages the first, and it says so."""
+    rng = np.random.default_rng(0)
+    clean = rng.random((30, 40)).astype(np.float32) * 4000
+    for kind, change in (("before", 200), ("after", 100), ("clean", 0)):
+        (tmp_path / kind).mkdir()
+        values = (clean + change * np.sign(clean - 2000)).clip(0, 4000)
+        tifffile.imwrite(tmp_path / kind / "float.tif", values)
+        with tifffile.TiffWriter(tmp_path / kind / "pages.tif") as file:
+            for height in (30, 20):
+                file.write(np.round(values[:height]).astype(np.uint16))
+    names = ("float.tif", "pages.tif")
+    entries = [
+        Entry(name, *(tmp_path / kind / name for kind in ("before", "after", "clean")))
+        for name in names
+    ]
+    page = build(entries, title="x")
+    assert page.left_out == []
+    read = Reader(page.html())
+    text = " ".join(read.text)
+    assert "pages.tif, the first of 2 pages" in text
+    before, after, *_ = read.images()
+    assert np.asarray(before).max() == 255, "white is the brightest value"
+    # Sizes of noise are of 255 over the picture's own range.
+    assert re.search(r"standard deviation 6\.\d, mean [+-]\d", text)
+    psnr = [float(x) for x in re.findall(r"([\d.]+) dB before", text)]
+    assert psnr[0] == pytest.approx(20 * np.log10(4000 / 200), abs=0.5)
+    assert np.asarray(after).shape[:2] == (30, 40)

@@ -8,6 +8,7 @@ import torch
 from flax import nnx
 
 import sa_flax
+from benchmarks.shapes import UNET_CROPS, few_pixels
 from tests.torch_reference import unet as torch_unet
 
 
@@ -54,7 +55,7 @@ def test_twin_gives_equal_outputs_and_gradients(attention, attend, blocks):
             torch_unet.state_dict_from_flax(_flat(nnx.state(model, nnx.Param))), strict=True
         )
         rng = np.random.default_rng(1)
-        noisy, weights = rng.random((2, 2, 8, 12, 3))
+        noisy, weights = rng.random((2, *few_pixels(UNET_CROPS, multiple=4)))
         graph, state = nnx.split(model)
 
         def loss(state, x):

@@ -2,7 +2,7 @@
 
 Each of these was measured, and none changes a result. Processor time with them and without, in
 milliseconds (medians of interleaved runs, jax 0.10, two cores of an AMD EPYC that did other work
-beside; "compiler not told" of `python benchmarks/shuffle_attention.py`):
+beside; "compiler not told" of `python -m benchmarks.shuffle_attention`):
 
     (8, 64, 64, 128), 32 groups    forward  2.7 and 19    with backward  8 and 44
     (1, 512, 512, 64), 16 groups   forward   10 and 75    with backward 28 and 181
