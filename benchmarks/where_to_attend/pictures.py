@@ -46,11 +46,11 @@ class WhiteOrCorrelated:
 def repetition(picture: np.ndarray) -> float:
     """How much a gray picture (H, W) in [0, 1] repeats itself, 0 (not at all) to 1 (a wallpaper).
 
-    The picture without what is smooth is compared with itself, shifted: `r(s)` is their correlation
-    for a shift s of up to a third of the shorter side. What repeats itself comes back after it has
-    gone: the highest `r(s) - max(r(s / 2), 0)`, s at least a sixteenth of the side. An edge, which
-    correlates all along itself, never goes; noise never comes back. A picture whose detail has a
-    standard deviation of less than 5 gray levels of 255 has nothing to repeat.
+    The picture without what is smooth over 3 pixels is compared with itself, shifted: `r(s)` is
+    their correlation for a shift s of up to a third of the shorter side. What repeats itself comes
+    back after it has gone: the highest `r(s) - max(r(s / 2), 0)`, s at least a sixteenth of the
+    side. An edge, which correlates all along itself, never goes; noise never comes back. A picture
+    whose detail has a standard deviation of less than 5 gray levels of 255 has nothing to repeat.
     """
     from scipy.ndimage import gaussian_filter
 
@@ -58,7 +58,7 @@ def repetition(picture: np.ndarray) -> float:
     side = min(height, width)
     # Fades towards the border, so that what is cut there is no detail.
     fade = np.hanning(height + 2)[1:-1, None] * np.hanning(width + 2)[1:-1]
-    detail = (picture - gaussian_filter(picture, side / 16)) * fade
+    detail = (picture - gaussian_filter(picture, 3)) * fade
 
     def with_itself(x: np.ndarray) -> np.ndarray:
         padded = np.fft.rfft2(x, (2 * height, 2 * width))
