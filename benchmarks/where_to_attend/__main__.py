@@ -126,7 +126,9 @@ def study(arguments: argparse.Namespace) -> int:
             trained = cells_.train(
                 c, settings, seed=seed, steps=steps[c.name], work=work, stopped=stop
             )
-            psnr = cells_.measure(trained.model, sets, window=settings.crop, stopped=stop)
+            psnr = cells_.measure(
+                trained.model, sets, window=c.window or settings.crop, stopped=stop
+            )
         except cells_.StoppedError:
             print(f"stopped in {c.name}, seed {seed}; the same command goes on with it")
             return 128 + (stop.number or signal.SIGTERM)
@@ -138,6 +140,7 @@ def study(arguments: argparse.Namespace) -> int:
             "seed": seed,
             "control": matched.get(c.name),
             "parameters": parameters(c, **size),
+            "statistics": "window" if c.window else "whole",
             "step_ms": round(costs[c.name], 3),
             "steps": trained.steps,
             "cpu_seconds": round(trained.cpu_seconds, 1),

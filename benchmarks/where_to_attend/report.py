@@ -21,8 +21,12 @@ def load(folder: Path) -> Results:
     return {(result["cell"], result["seed"]): result for result in found}
 
 
-def scores(result: Result, pictures: str, noise: str, statistics: str = "whole") -> np.ndarray:
-    """PSNR of each picture of a set; with the noise "all", the mean over the noises."""
+def scores(result: Result, pictures: str, noise: str, statistics: str | None = None) -> np.ndarray:
+    """PSNR of each picture of a set; with the noise "all", the mean over the noises.
+
+    Without `statistics` they are those that the network was trained with.
+    """
+    statistics = statistics or result["statistics"]
     by_noise = result["psnr"][pictures]
     names = list(by_noise) if noise == ALL else [noise]
     return np.mean([by_noise[name][statistics] for name in names], axis=0)
@@ -35,8 +39,8 @@ def differences(
     pictures: str,
     noise: str,
     *,
-    statistics: str = "whole",
-    reference_statistics: str = "whole",
+    statistics: str | None = None,
+    reference_statistics: str | None = None,
 ) -> np.ndarray:
     """Cell minus reference, dB, one number a seed that both have: the mean over the pictures.
 
@@ -101,66 +105,85 @@ def _sets(results: Results) -> dict[str, list[str]]:
 
 def tables(results: Results) -> str:
     """Everything as Markdown: cost, equal time, equal parameters, statistics."""
-    cells, sets = _order(results), _sets(results)
-    by_cell = {cell: [r for (c, _), r in results.items() if c == cell] for cell in cells}
-    parts = ["## Cost", ""]
+    parts = [_costs(results)]
+    parts += [_equal_time(results, name, noises) for name, noises in _sets(results).items()]
+    parts += [_equal_parameters(results), _statistics(results)]
+    return "\n\n".join(part for part in parts if part)
+
+
+def _of(results: Results, cell: str) -> list[Result]:
+    """The results of a cell, one a seed."""
+    return [result for (name, _), result in results.items() if name == cell]
+
+
+def _costs(results: Results) -> str:
     rows = []
-    for cell in cells:
-        first = by_cell[cell][0]
-        used = np.mean([r["cpu_seconds"] for r in by_cell[cell]]) / 60
+    for cell in _order(results):
+        seeds = _of(results, cell)
+        used = np.mean([result["cpu_seconds"] for result in seeds]) / 60
+        first = seeds[0]
         rows.append(
             [
                 f"`{cell}`", f"{first['parameters']:,}", f"{first['step_ms']:.1f}",
-                f"{first['steps']:,}", f"{used:.2f}", str(len(by_cell[cell])),
+                f"{first['steps']:,}", f"{used:.2f}", str(len(seeds)),
             ]
         )  # fmt: skip
     head = ["network", "parameters", "step, processor ms", "steps", "processor minutes", "seeds"]
-    parts += [_markdown(head, rows), ""]
-    for name, noises in sets.items():
-        parts += [f"## Equal processor time: {name}", ""]
-        parts += [f"dB over `{PLAIN}`, whose own PSNR stands in its row.", ""]
-        rows = []
-        for cell in cells:
-            columns = [*noises, ALL]
+    return "## Cost\n\n" + _markdown(head, rows)
+
+
+def _equal_time(results: Results, pictures: str, noises: list[str]) -> str:
+    rows = []
+    for cell in _order(results):
+        values = []
+        for noise in (*noises, ALL):
             if cell == PLAIN:
-                values = [
-                    f"{np.mean([scores(r, name, n).mean() for r in by_cell[cell]]):.2f}"
-                    for n in columns
-                ]
+                own = [scores(result, pictures, noise).mean() for result in _of(results, cell)]
+                values.append(f"{np.mean(own):.2f}")
             else:
-                values = [
-                    _signed(differences(results, cell, PLAIN, name, noise)) for noise in columns
-                ]
-            rows.append([f"`{cell}`", *values])
-        parts += [_markdown(["network", *noises, ALL], rows), ""]
-    matched = [cell for cell in cells if by_cell[cell][0].get("control")]
-    if matched:
-        parts += ["## Equal parameters and equal processor time", ""]
-        parts += ["dB over the plain network whose parameters come nearest, all noises.", ""]
-        rows = []
-        for cell in matched:
-            control = by_cell[cell][0]["control"]
+                values.append(_signed(differences(results, cell, PLAIN, pictures, noise)))
+        rows.append([f"`{cell}`", *values])
+    return (
+        f"## Equal processor time: {pictures}\n\n"
+        f"dB over `{PLAIN}`, whose own PSNR stands in its row.\n\n"
+        + _markdown(["network", *noises, ALL], rows)
+    )
+
+
+def _equal_parameters(results: Results) -> str:
+    """Empty where no network has a control."""
+    sets, rows = _sets(results), []
+    for cell in _order(results):
+        control = _of(results, cell)[0]["control"]
+        if control is not None:
             values = [_signed(differences(results, cell, control, name, ALL)) for name in sets]
             rows.append([f"`{cell}`", f"`{control}`", *values])
-        parts += [_markdown(["network", "against", *sets], rows), ""]
-    pooled = [
-        cell
-        for cell in cells
-        if "window" in next(iter(next(iter(by_cell[cell][0]["psnr"].values())).values()))
-    ]
-    if pooled:
-        parts += ["## Statistics in the test", ""]
-        parts += ["dB over the same network with statistics of the whole picture, all noises.", ""]
-        rows = []
-        for cell in pooled:
-            for statistics in ("window", "both"):
-                values = [
-                    _signed(differences(results, cell, cell, name, ALL, statistics=statistics))
-                    for name in sets
-                ]
-                rows.append([f"`{cell}`", statistics, *values])
-        parts += [_markdown(["network", "statistics", *sets], rows), ""]
-    return "\n".join(parts)
+    if not rows:
+        return ""
+    return (
+        "## Equal parameters and equal processor time\n\n"
+        "dB over the plain network whose parameters come nearest, all noises.\n\n"
+        + _markdown(["network", "against", *sets], rows)
+    )
+
+
+def _statistics(results: Results) -> str:
+    """Empty where no network pools."""
+    sets, rows = _sets(results), []
+    for cell in _order(results):
+        by_noise = next(iter(_of(results, cell)[0]["psnr"].values()))
+        kinds = [kind for kind in ("window", "both") if kind in next(iter(by_noise.values()))]
+        for kind in kinds:
+            own = {"statistics": kind, "reference_statistics": "whole"}
+            values = [_signed(differences(results, cell, cell, name, ALL, **own)) for name in sets]
+            rows.append([f"`{cell}`", kind, *values])
+    if not rows:
+        return ""
+    return (
+        "## Statistics in the test\n\n"
+        "dB over the same network with statistics of the whole picture, all noises.\n\n"
+        + _markdown(["network", "statistics", *sets], rows)
+    )
 
 
 def plot(results: Results, path: Path) -> None:

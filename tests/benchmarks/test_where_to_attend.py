@@ -129,8 +129,10 @@ def test_what_repeats_itself_is_found():
     i, j = np.mgrid[:64, :64]
     wallpaper = 0.5 + 0.4 * np.sign(np.sin(i * np.pi / 5)) * np.sign(np.sin(j * np.pi / 5))
     assert pictures.repetition(wallpaper) > 0.6
-    assert pictures.repetition(rng.uniform(size=(64, 64))) < 0.2
-    assert pictures.repetition(np.full((64, 64), 0.3)) == 0
+    assert pictures.repetition(rng.uniform(size=(64, 64))) < 0.3
+    # What is smooth, and one straight edge, which looks like itself all along.
+    assert pictures.repetition((i + j) / 128) == 0
+    assert pictures.repetition(np.where(i + 0.3 * j > 40, 0.9, 0.1)) < 0.2
     whole = rng.integers(0, 256, (64, 160, 3), np.uint8)
     whole[:, 64:128] = np.round(wallpaper * 2)[..., None] * 100 + 7
     score, crop = pictures.most_repetitive(whole, 64)
@@ -173,6 +175,9 @@ def test_a_study_from_its_first_step_to_its_plot(tmp_path, capsys):
     assert result["psnr"]["gray"].keys() == {"sigma 15", "sigma 25", "sigma 50", "correlated 25"}
     assert result["psnr"]["gray"]["sigma 25"].keys() == {"noisy", "whole", "window", "both"}
     assert 19 < result["psnr"]["gray"]["sigma 25"]["noisy"][0] < 21.5
+    measured = result["psnr"]["photographs"]["sigma 25"]
+    # The mean of two results is at least as near as they are on average.
+    assert measured["both"][0] >= min(measured["whole"][0], measured["window"][0])
     assert (result["steps"], result["control"]) == (2, "none")
     assert result["cpu_seconds"] > 0
     plain = json.loads((tmp_path / "cells" / "none-1.json").read_text())
@@ -259,6 +264,15 @@ def test_impossible_requests_are_refused(tmp_path, capsys):
         settle(Settings(levels=1), tmp_path / "other")
 
 
+def test_a_result_that_two_methods_need_is_computed_once():
+    calls = []
+    method = cells_._once(lambda noisy, sigma: calls.append(1) or 2 * noisy)
+    first, second = np.ones(3), np.ones(3)
+    assert method(first, None) is method(first, None)
+    method(second, None)
+    assert len(calls) == 2
+
+
 # The arithmetic.
 
 
@@ -267,7 +281,8 @@ def made_up(psnr: dict[tuple[str, int], list[float]]) -> report.Results:
     return {
         key: {
             "cell": key[0], "seed": key[1], "parameters": 10, "step_ms": 1.0, "steps": 5,
-            "cpu_seconds": 60.0, "control": "none" if key[0] != "none" else None,
+            "cpu_seconds": 60.0, "statistics": "whole",
+            "control": "none" if key[0] != "none" else None,
             "psnr": {"set": {"sigma 25": {"whole": values}}},
         }
         for key, values in psnr.items()
@@ -291,6 +306,16 @@ def test_differences_are_paired_by_seed_and_picture():
     text = report.tables(results)
     assert "| `none` | 26.00 | 26.00 |" in text
     assert "| `sa` | +0.20 ± 0.25 | +0.20 ± 0.25 |" in text, "not bold: zero is within"
+
+
+def test_a_network_is_judged_by_the_statistics_it_was_trained_with():
+    results = made_up({("none", 0): [30.0], ("shuffle-window", 0): [10.0]})
+    windowed = results["shuffle-window", 0]
+    windowed["statistics"] = "window"
+    windowed["psnr"]["set"]["sigma 25"] |= {"window": [31.0], "both": [30.0]}
+    found = report.differences(results, "shuffle-window", "none", "set", "sigma 25")
+    np.testing.assert_allclose(found, [1.0])
+    assert "| `shuffle-window` | window | +21.00 (one seed) |" in report.tables(results)
 
 
 def test_one_seed_has_no_interval():
