@@ -25,7 +25,7 @@ from benchmarks import timing
 from benchmarks.shapes import SHUFFLE_ATTENTION
 from sa_flax.functional import ShuffleAttentionParams, shuffle_attention
 from sa_flax.functional._shuffle import passes
-from tests.torch_reference.shuffle_attention import ShuffleAttention as TorchShuffleAttention
+from sa_flax.porting.torch_unet import ShuffleAttention as TorchShuffleAttention
 
 # Least traffic in units of the map: forward 2 reads, 1 write; backward 4 reads, 1 write.
 UNITS = {"forward": 3, "forward+backward": 8}

@@ -24,15 +24,15 @@ from flax import nnx
 import sa_flax
 from benchmarks import timing
 from benchmarks.shapes import UNET_CROPS, UNET_PICTURE
-from tests.torch_reference.unet import AttentionUNet as TorchUNet
-from tests.torch_reference.unet import state_dict_from_flax
+from sa_flax.porting import to_torch
+from sa_flax.porting.torch_unet import AttentionUNet as TorchUNet
 
 
 def jax_runs(attention, noisy, clean, picture):
     """(training step, inference, state dict for the twin) of our network."""
     model = sa_flax.create_model("attention_unet", attention=attention, rngs=nnx.Rngs(0))
     graph, params = nnx.split(model)
-    weights = {path: np.asarray(leaf[...]) for path, leaf in nnx.to_flat_state(params)}
+    weights = {name: torch.from_numpy(array) for name, array in to_torch(model).items()}
     # The training step gives its parameters' memory away.
     kept = jax.tree.map(jnp.copy, params)
     optimizer = optax.adam(1e-4)
@@ -54,7 +54,7 @@ def jax_runs(attention, noisy, clean, picture):
         jax.block_until_ready((held, value))
         return float(value)
 
-    return train, lambda: infer(kept, picture).block_until_ready(), state_dict_from_flax(weights)
+    return train, lambda: infer(kept, picture).block_until_ready(), weights
 
 
 def torch_runs(attention, weights, noisy, clean, picture, *, compiled, memory_format):

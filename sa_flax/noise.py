@@ -193,6 +193,7 @@ class Camera:
         from sa_flax.functional.noise import camera_noise, uniform_levels
 
         keys = jax.random.split(key, 8)
+        luma_key, chroma_key = (jax.random.fold_in(key, number) for number in (1, 2))
         batch, channels = clean.shape[0], clean.shape[-1]
         low, high = jnp.log(jnp.asarray(self.shot_range))
         log_shot = jax.random.uniform(keys[0], (batch,), minval=low, maxval=high)
@@ -214,9 +215,9 @@ class Camera:
             jnp.exp(log_read / 2),
             white_balance=balance if channels == 3 else None,
             saturation=uniform_levels(keys[6], batch, 0.0, 1.0),
-            mosaic=jax.random.bernoulli(keys[7], float(self.mosaic), (batch,)),
-            luma_blur=smoothed * uniform_levels(jax.random.fold_in(key, 1), batch, 0.2, 0.9),
-            chroma_blur=smoothed * uniform_levels(jax.random.fold_in(key, 2), batch, 0.3, 1.8),
+            mosaic=jax.random.bernoulli(keys[7], float(self.mosaic), (batch,)).astype(clean.dtype),
+            luma_blur=jnp.where(smoothed, uniform_levels(luma_key, batch, 0.2, 0.9), 0),
+            chroma_blur=jnp.where(smoothed, uniform_levels(chroma_key, batch, 0.3, 1.8), 0),
         )
         return noisy, None
 

@@ -29,7 +29,7 @@ from sa_flax.functional.affinity_params import (
 from sa_flax.functional.blockwise import attend
 from sa_flax.functional.checks import check_map, check_shapes, check_size
 from sa_flax.functional.layout import over_mesh, per_channel
-from sa_flax.functional.statistics import statistics_dtype, widened
+from sa_flax.functional.statistics import params_for, widened
 
 Maps = dict[str, Float[Array, "..."]]
 
@@ -102,7 +102,7 @@ def non_local(
             )
         else:
             mixed = attend(queries, keys, values, block_size=block_size)
-        params = _as(x, params)
+        params = params_for(x, params)
         out = mixed @ params.out_kernel + per_channel(params.out_bias, mixed.ndim)
         return (widened(x) + out.reshape(x.shape)).astype(x.dtype)
 
@@ -129,17 +129,11 @@ def _check_non_local(x: Any, params: NonLocalParams, affinity: str, subsample: i
     return x
 
 
-def _as(x: jax.Array, params: Any) -> Any:
-    """The parameters in the dtype that x is computed in."""
-    dtype = statistics_dtype(x.dtype)
-    return jax.tree.map(lambda array: jnp.asarray(array, dtype), params)
-
-
 def _non_local_terms(
     x: Array, params: NonLocalParams, affinity: Affinity, subsample: int
 ) -> tuple[Array, Array, Array]:
     """Queries, keys and values of every position, such that scores are queries @ keys^T."""
-    wide, params = widened(x), _as(x, params)
+    wide, params = widened(x), params_for(x, params)
     queries, keys = wide, wide
     if affinity != "gaussian":
         # All checked before; this is for the type checker.
@@ -223,7 +217,7 @@ def self_attention(
     x = _check_self_attention(x, params)
 
     def compute(x, params):
-        params = _as(x, params)
+        params = params_for(x, params)
         queries, keys, values = (_positions(widened(x) @ kernel) for kernel in params[:3])
         mixed = attend(queries, keys, values, block_size=block_size) @ params.out_kernel
         return (widened(x) + params.gamma * mixed.reshape(x.shape)).astype(x.dtype)
@@ -258,7 +252,7 @@ def self_attention_maps(x: Float[Array, "*B H W C"], params: SelfAttentionParams
     x = _check_self_attention(x, params)
 
     def compute(x, params):
-        params = _as(x, params)
+        params = params_for(x, params)
         queries, keys = (_positions(widened(x) @ kernel) for kernel in params[:2])
         return {"position": jax.nn.softmax(_scores(queries, keys))}
 
@@ -316,7 +310,7 @@ def danet(
     x = _check_danet(x, params)
 
     def compute(x, params):
-        params, wide = _as(x, params), widened(x)
+        params, wide = params_for(x, params), widened(x)
         queries, keys = _danet_terms(wide, params)
         values = wide @ params.value_kernel + per_channel(params.value_bias, x.ndim)
         mixed = attend(queries, keys, _positions(values), block_size=block_size)
@@ -360,7 +354,7 @@ def danet_maps(x: Float[Array, "*B H W C"], params: DANetParams) -> Maps:
     x = _check_danet(x, params)
 
     def compute(x, params):
-        queries, keys = _danet_terms(widened(x), _as(x, params))
+        queries, keys = _danet_terms(widened(x), params_for(x, params))
         position = jax.nn.softmax(_scores(queries, keys))
         return {"position": position, "channel": _channel_weights(x)}
 

@@ -26,7 +26,7 @@ _CHROMA[:4, :4] = [[17, 18, 24, 47], [18, 21, 26, 66], [24, 26, 56, 99], [47, 66
 _TO_YCC = np.array(
     [[0.299, 0.587, 0.114], [-0.168736, -0.331264, 0.5], [0.5, -0.418688, -0.081312]]
 )
-_CHROMA_OFFSET = np.array([0, 128, 128])
+_CHROMA_OFFSET = np.array([0, 128, 128]).reshape(1, 1, 1, 3)
 _TO_RGB = np.linalg.inv(_TO_YCC)
 
 # The orthonormal DCT-II of 8 values: row k is the cosine of frequency k.
@@ -96,7 +96,7 @@ def _to_8_bits(x: Float[Array, "B H W C"]) -> Float[Array, "B H W C"]:
 def _table(quality: Float[Array, " B"], table: np.ndarray) -> Float[Array, "B 8 8"]:
     """libjpeg's table for a quality: 50 is the standard's own, 100 is all ones."""
     scale = jnp.where(quality < 50, 5000 / jnp.maximum(quality, 1), 200 - 2 * quality)
-    steps = jnp.asarray(table, quality.dtype) * scale[:, None, None]
+    steps = jnp.asarray(table[None], quality.dtype) * scale[:, None, None]
     return jnp.clip(jnp.floor((steps + 50) / 100), 1, 255)
 
 
@@ -114,15 +114,15 @@ def _quantise(
     return jnp.clip(jnp.round(decoded + 128), 0, 255)
 
 
-def _halve(x: Float[Array, "B H W C"]) -> Float[Array, "B H/2 W/2 C"]:
+def _halve(x: Float[Array, "B H W C"]) -> Float[Array, "B H//2 W//2 C"]:
     """Means of 2 x 2 pixels, halves rounded up and down in turn along a row, as libjpeg does."""
     batch, height, width, channels = x.shape
     sums = x.reshape(batch, height // 2, 2, width // 2, 2, channels).sum((2, 4))
-    bias = jnp.asarray(np.arange(width // 2) % 2 + 1, x.dtype)[:, None]
+    bias = jnp.asarray(np.arange(width // 2) % 2 + 1, x.dtype)[None, None, :, None]
     return jnp.floor((sums + bias) / 4)
 
 
-def _enlarge(x: Float[Array, "B H W C"]) -> Float[Array, "B 2H 2W C"]:
+def _enlarge(x: Float[Array, "B H W C"]) -> Float[Array, "B 2*H 2*W C"]:
     """Linear interpolation at the centres of the pixels: 3/4 of the nearest, 1/4 of the next."""
     for axis in (1, 2):
         last = x.shape[axis] - 1

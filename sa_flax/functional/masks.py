@@ -28,9 +28,9 @@ from sa_flax.functional.mask_params import (
 from sa_flax.functional.statistics import (
     Window,
     centred_and_variance,
+    params_for,
     spatial_max,
     spatial_mean,
-    statistics_dtype,
     widened,
 )
 
@@ -54,12 +54,6 @@ def _check(kind: str, x: Any, params: Any) -> jax.Array:
         expected |= {"merge_kernel": (2 * features, features), "merge_bias": (features,)}
     check_shapes(kind, features, params, **expected)
     return x
-
-
-def _as(x: jax.Array, params: Any) -> Any:
-    """The parameters in the dtype that x's statistics are in."""
-    dtype = statistics_dtype(x.dtype)
-    return jax.tree.map(lambda array: jnp.asarray(array, dtype), params)
 
 
 def _affine(x: Array, kernel: Array, bias: Array) -> Array:
@@ -112,7 +106,7 @@ def squeeze_excite(
 
 
 def _channel_gate(x: Array, params: Any, window: Window) -> Array:
-    return jax.nn.sigmoid(_two_dense(spatial_mean(x, window=window), _as(x, params)))
+    return jax.nn.sigmoid(_two_dense(spatial_mean(x, window=window), params_for(x, params)))
 
 
 def _multiplied(x: Array, gate: Array) -> Array:
@@ -167,7 +161,7 @@ def _check_eca(x: Any, params: ECAParams) -> jax.Array:
 
 
 def _eca_gate(x: Array, params: ECAParams, window: Window) -> Array:
-    (kernel,), size, features = _as(x, params), params.kernel.size, x.shape[-1]
+    (kernel,), size, features = params_for(x, params), params.kernel.size, x.shape[-1]
     pooled = spatial_mean(x, window=window)
     pad = [(0, 0)] * (pooled.ndim - 1) + [(size // 2, size // 2)]
     padded = jnp.pad(pooled, pad)
@@ -224,7 +218,7 @@ def cbam(
 
 def _cbam_terms(x: Array, params: CBAMParams, window: Window) -> tuple[Array, Array, Array]:
     """The gate of the channels, what is left of x by it, and the gate of the positions."""
-    params = _as(x, params)
+    params = params_for(x, params)
     largest = widened(spatial_max(x, window=window))
     logits = _two_dense(spatial_mean(x, window=window), params) + _two_dense(largest, params)
     by_channel = jax.nn.sigmoid(logits)
@@ -299,7 +293,7 @@ def _check_sge(x: Any, params: SGEParams) -> jax.Array:
 
 
 def _sge_gate(x: Array, params: SGEParams, epsilon: float, window: Window) -> Array:
-    weight, bias = (per_channel(vector, x.ndim) for vector in _as(x, params))
+    weight, bias = (per_channel(vector, x.ndim) for vector in params_for(x, params))
     grouped = (*x.shape[:-1], weight.size, x.shape[-1] // weight.size)
     products = widened(x) * spatial_mean(x, window=window)
     agreement = jnp.sum(products.reshape(grouped), axis=-1)
@@ -355,7 +349,7 @@ def dual_attention(
 
     def compute(x, params):
         by_channel, by_place = _dual_gates(x, params, window)
-        wide, params = widened(x), _as(x, params)
+        wide, params = widened(x), params_for(x, params)
         both = jnp.concatenate([wide * by_place, wide * by_channel], axis=-1)
         return _affine(both, params.merge_kernel, params.merge_bias).astype(x.dtype)
 
@@ -363,7 +357,7 @@ def dual_attention(
 
 
 def _dual_gates(x: Array, params: DualAttentionParams, window: Window) -> tuple[Array, Array]:
-    return _channel_gate(x, params, window), _mean_and_max_gate(widened(x), _as(x, params))
+    return _channel_gate(x, params, window), _mean_and_max_gate(widened(x), params_for(x, params))
 
 
 def dual_attention_maps(

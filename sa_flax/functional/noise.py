@@ -229,7 +229,7 @@ def _through_mosaic(noise: Float[Array, "B H W 3"]) -> Float[Array, "B H W 3"]:
     rows = jnp.arange(noise.shape[1])[:, None] % 2
     columns = jnp.arange(noise.shape[2])[None, :] % 2
     red, blue = (rows + columns) == 0, (rows * columns) == 1
-    seen = jnp.stack([red, ~(red | blue), blue], axis=-1).astype(noise.dtype) * noise
+    seen = jnp.where(jnp.stack([red, ~(red | blue), blue], axis=-1)[None], noise, 0)
 
     def neighbours(x: jax.Array, axis: int) -> jax.Array:
         return jnp.roll(x, 1, axis) + jnp.roll(x, -1, axis)

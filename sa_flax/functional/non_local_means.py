@@ -111,7 +111,7 @@ def _by_shifts(x, taps: np.ndarray, distance: int, h, sigma, approximate: bool) 
     margin = [(0, 0)] * len(lead) + [(reach[0], reach[0]), (reach[1], reach[1]), (0, 0)]
     # What is read from this margin never counts: those pixels are outside the picture.
     surrounded = jnp.pad(padded, margin)
-    rows, columns = jnp.arange(height)[:, None], jnp.arange(width)
+    rows, columns = jnp.arange(height)[:, None], jnp.arange(width)[None]
 
     @jax.checkpoint
     def weigh(shift):

@@ -41,6 +41,12 @@ def widened(x: Float[Array, "..."]) -> Float[Array, "..."]:
     return x.astype(statistics_dtype(x.dtype))
 
 
+def params_for(x: Any, params: Any) -> Any:
+    """Parameters (a tree of arrays) in the dtype that x's statistics are in."""
+    dtype = statistics_dtype(x.dtype)
+    return jax.tree.map(lambda array: jnp.asarray(array, dtype), params)
+
+
 def check_window(window: Any) -> Window:
     """`window` as None or a tuple; a list, as JSON has it, is taken too.
 

@@ -36,8 +36,8 @@ def check_values(x: np.ndarray) -> None:
     """Looks whether an array holds pictures as they are meant here.
 
     Float pictures are in [0, 1]. Noise may take them beyond on both sides, to -15 and 16; what
-    leaves the range to one side only by more than 1, or holds whole numbers above 1, is on another
-    scale.
+    leaves the range to one side only by more than 1, has a mean outside of it, or holds whole
+    numbers above 1, is on another scale.
 
     Raises:
       TypeError: for a dtype other than uint8, uint16 and floats.
@@ -53,8 +53,10 @@ def check_values(x: np.ndarray) -> None:
     above, below = max(high - 1, 0.0), max(-low, 0.0)
     # Noise goes as far to one side as to the other, give or take the picture's own range.
     one_sided = max(above, below) > 1 and min(above, below) < max(above, below) / 2 - 1
-    if max(above, below) > 15 or one_sided or (high >= 2 and low >= 0 and _is_whole(x)):
-        if above >= below:
+    outside = _mean_outside(x) if max(above, below) > 0 else 0.0
+    wrong = max(above, below) > 15 or one_sided or outside != 0
+    if wrong or (high >= 2 and low >= 0 and _is_whole(x)):
+        if above >= below and outside >= 0:
             advice = "Divide by 255 (or by 65535), or pass it as uint8 or uint16."
         else:
             advice = "For a picture in [-1, 1] take (x + 1) / 2; else move and scale it to [0, 1]."
@@ -62,6 +64,16 @@ def check_values(x: np.ndarray) -> None:
             f"float pictures must be in [0, 1], but for noise; this one goes from {low:g} to "
             f"{high:g}. {advice}"
         )
+
+
+def _mean_outside(x: np.ndarray) -> float:
+    """How far the mean is below 0 (negative) or above 1, where noise doesn't bring it there."""
+    if x.size < 64:
+        return 0.0
+    mean, spread = float(np.mean(x, dtype=np.float64)), float(np.std(x, dtype=np.float64))
+    outside = mean - min(max(mean, 0.0), 1.0)
+    # Of noise that neighbours share the mean is known less well than of white noise.
+    return outside if abs(outside) > 0.05 + 12 * spread / x.size**0.5 else 0.0
 
 
 def _is_whole(x: np.ndarray) -> bool:

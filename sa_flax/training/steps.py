@@ -94,7 +94,9 @@ def make_train_step(
         if mesh is not None:
             grads = jax.lax.with_sharding_constraint(grads, layout(grads, mesh))
 
-        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+        # Optax takes powers of whole numbers, for those who promote strictly as for others.
+        with jax.numpy_dtype_promotion("standard"):
+            updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         # A young average follows quickly: what it holds of the random start is soon gone.
         decay = jnp.minimum(config.optimizer.ema_decay, (1 + state.step) / (10 + state.step))

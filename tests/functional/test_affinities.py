@@ -16,8 +16,8 @@ from flax import nnx
 import sa_flax
 from sa_flax import functional as F
 from sa_flax.functional.affinity_params import AFFINITIES
+from sa_flax.porting import torch_unet as twins
 from tests.annotations import refuses
-from tests.torch_reference import affinity as twins
 
 RNG = np.random.default_rng(0)
 C, B = 6, 4
@@ -137,7 +137,7 @@ def test_a_bias_of_the_keys_cancels_in_a_softmax():
     queries, keys, values = (jnp.asarray(RNG.normal(size=(5, 3)), jnp.float32) for _ in range(3))
     bias = jnp.asarray([1.0, -2.0, 0.5])
     np.testing.assert_allclose(
-        F.attend(queries, keys + bias, values), F.attend(queries, keys, values), atol=1e-5
+        F.attend(queries, keys + bias[None], values), F.attend(queries, keys, values), atol=1e-5
     )
 
 

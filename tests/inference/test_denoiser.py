@@ -154,11 +154,23 @@ def test_memory_that_is_none(memory):
         (np.array([[0, 1, 2, 0]], np.float32), ValueError, "Divide by 255"),
         (np.full((4, 4), -3, np.float16), ValueError, "move and scale it"),
         (np.linspace(-128, 127, 16).reshape(4, 4), ValueError, r"goes from -128 to 127.*move"),
+        # Within what noise reaches, but not around a picture.
+        (np.linspace(-1, 0.2, 900).reshape(30, 30), ValueError, r"\(x \+ 1\) / 2"),
+        (np.linspace(1.2, 1.9, 900).reshape(30, 30), ValueError, "goes from 1.2 to 1.9"),
     ],
 )
 def test_errors(noisy, error, message):
     with pytest.raises(error, match=message):
         GRAY(noisy)
+
+
+@pytest.mark.parametrize("level", [0, 0.5, 1])
+@pytest.mark.parametrize("size", [3, 16])
+def test_noise_takes_means_out_of_the_range(level, size):
+    white = np.random.default_rng(0).normal(level, 0.4, (size, size))
+    # Of noise that neighbours share the mean deviates more.
+    for noisy in (white, np.kron(white, np.ones((4, 4)))):
+        assert GRAY(noisy).shape == noisy.shape
 
 
 def test_networks_that_are_no_denoisers():

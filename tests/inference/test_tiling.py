@@ -1,6 +1,7 @@
 """Tiles: whatever their size, the result is what the network makes of the whole picture."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
@@ -64,7 +65,7 @@ def test_the_receptive_radius_is_true_and_tight(name):
     model = NETWORKS[name]()
     x = np.zeros((1, 129, 129, 3), np.float32)
     x[0, 64, 64] = np.nan
-    touched = np.argwhere(np.isnan(np.asarray(model(x)))[0].any(axis=-1)) - 64
+    touched = np.argwhere(np.isnan(np.asarray(model(jnp.asarray(x))))[0].any(axis=-1)) - 64
     assert np.abs(touched).max() <= model.receptive_radius
     assert np.abs(touched).max() >= model.receptive_radius - 2 * getattr(model, "stride", 1)
 

@@ -23,7 +23,7 @@ def _pair(*, channels=1, depth=5, width=8, batch_norm=True, bias=False, name="dn
 
 
 def _pictures(channels=1, shape=(2, 9, 12)):
-    return np.random.default_rng(0).random((*shape, channels))
+    return jnp.asarray(np.random.default_rng(0).random((*shape, channels)))
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,9 @@ from flax import nnx
 
 import sa_flax
 from benchmarks.shapes import UNET_CROPS, few_pixels
-from tests.torch_reference import unet as torch_unet
+from sa_flax import porting
+from sa_flax.porting import torch_unet
+from tests.torch_reference.weights import as_tensors
 
 
 def _randomised(model: nnx.Module, seed: int = 0) -> nnx.Module:
@@ -27,10 +29,6 @@ def _randomised(model: nnx.Module, seed: int = 0) -> nnx.Module:
         ),
     )
     return model
-
-
-def _flat(state: nnx.State) -> dict:
-    return {path: np.asarray(leaf[...]) for path, leaf in nnx.to_flat_state(state)}
 
 
 @pytest.mark.parametrize(
@@ -51,9 +49,7 @@ def test_twin_gives_equal_outputs_and_gradients(attention, attend, blocks):
             )
         )
         twin = torch_unet.AttentionUNet(**sizes, attention=attention, attend=attend).double()
-        twin.load_state_dict(
-            torch_unet.state_dict_from_flax(_flat(nnx.state(model, nnx.Param))), strict=True
-        )
+        twin.load_state_dict(as_tensors(porting.to_torch(model)), strict=True)
         rng = np.random.default_rng(1)
         noisy, weights = rng.random((2, *few_pixels(UNET_CROPS, multiple=4)))
         graph, state = nnx.split(model)
@@ -65,7 +61,9 @@ def test_twin_gives_equal_outputs_and_gradients(attention, attend, blocks):
         (gradients, gradient_x), out = jax.jit(jax.grad(loss, argnums=(0, 1), has_aux=True))(
             state, jnp.asarray(noisy)
         )
-        gradients = _flat(gradients)
+        # Under PyTorch's names and in its layouts, as the parameters themselves.
+        nnx.update(model, gradients)
+        ours = porting.to_torch(model)
 
     x = torch.from_numpy(noisy.transpose(0, 3, 1, 2).copy()).requires_grad_()
     twin_out = twin(x)
@@ -74,9 +72,6 @@ def test_twin_gives_equal_outputs_and_gradients(attention, attend, blocks):
     np.testing.assert_allclose(out, twin_out.detach().numpy().transpose(0, 2, 3, 1), **bound)
     np.testing.assert_allclose(gradient_x, x.grad.numpy().transpose(0, 2, 3, 1), **bound)
     twin_gradients = {name: p.grad for name, p in twin.named_parameters()}
-    ours = torch_unet.state_dict_from_flax(gradients)
     assert ours.keys() == twin_gradients.keys()
     for name, gradient in ours.items():
-        np.testing.assert_allclose(
-            gradient.numpy(), twin_gradients[name].numpy(), **bound, err_msg=name
-        )
+        np.testing.assert_allclose(gradient, twin_gradients[name].numpy(), **bound, err_msg=name)

@@ -14,9 +14,8 @@ from safetensors.numpy import load_file, save_file
 
 import sa_flax
 from sa_flax.modules.layer import set_window
+from sa_flax.porting import torch_unet as twins
 from tests.annotations import refuses
-from tests.torch_reference import affinity, gating
-from tests.torch_reference.shuffle_attention import ShuffleAttention
 
 KINDS = sa_flax.list_attentions()
 FEATURES = 32
@@ -199,7 +198,7 @@ def _convolutions(*names):
 
 TWINS = {
     "shuffle": (
-        lambda: ShuffleAttention(FEATURES, 8),
+        lambda: twins.ShuffleAttention(FEATURES, 8),
         {
             "channel_weight": ("cweight", _vector),
             "channel_bias": ("cbias", _vector),
@@ -209,24 +208,24 @@ TWINS = {
             "norm_bias": ("gn.bias", _same),
         },
     ),
-    "squeeze_excite": (lambda: gating.SqueezeExcite(FEATURES, 4), _gate_names(_dense)),
-    "eca": (lambda: gating.ECA(3), {"kernel": ("conv.weight", lambda k: k[None, None])}),
-    "cbam": (lambda: gating.CBAM(FEATURES, 4), _gate_names(_dense) | _SPATIAL),
-    "sge": (lambda: gating.SGE(8), {"weight": ("weight", _same), "bias": ("bias", _same)}),
+    "squeeze_excite": (lambda: twins.SqueezeExcite(FEATURES, 4), _gate_names(_dense)),
+    "eca": (lambda: twins.ECA(FEATURES, 3), {"kernel": ("conv.weight", lambda k: k[None, None])}),
+    "cbam": (lambda: twins.CBAM(FEATURES, 4), _gate_names(_dense) | _SPATIAL),
+    "sge": (lambda: twins.SGE(FEATURES, 8), {"weight": ("weight", _same), "bias": ("bias", _same)}),
     "dual": (
-        lambda: gating.DualAttention(FEATURES, 4),
+        lambda: twins.DualAttention(FEATURES, 4),
         _gate_names(_conv1x1) | _SPATIAL | _convolutions("merge"),
     ),
     "non_local": (
-        lambda: affinity.NonLocal(FEATURES, 16),
+        lambda: twins.NonLocal(FEATURES, 16),
         _convolutions("query", "key", "value", "out"),
     ),
     "self_attention": (
-        lambda: affinity.SelfAttention(FEATURES, 4, 16),
+        lambda: twins.SelfAttention(FEATURES, 8),
         _convolutions("query", "key", "value", "out") | {"gamma": ("gamma", _same)},
     ),
     "danet": (
-        lambda: affinity.DANet(FEATURES, 4),
+        lambda: twins.DANet(FEATURES, 8),
         _convolutions("query", "key", "value")
         | {
             "position_scale": ("position_scale", _same),

@@ -1,5 +1,6 @@
 """load_torch, from_torch and to_torch: strict, whole or not at all, with errors that help."""
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
@@ -37,7 +38,7 @@ def test_every_kind_of_source(kind, tmp_path):
     x = np.random.default_rng(0).random((1, 6, 6, 1), np.float32)
     with torch.no_grad():
         expected = nhwc(twin(nchw(x)))
-    np.testing.assert_allclose(np.asarray(model(x)), expected, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(np.asarray(model(jnp.asarray(x))), expected, rtol=1e-5, atol=1e-5)
 
 
 def test_the_mode_of_the_model():

@@ -2,6 +2,7 @@
 
 import json
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
@@ -29,7 +30,7 @@ def test_port_checkpoint(tmp_path, fold):
     x = np.random.default_rng(0).random((1, 6, 6, 1), np.float32)
     with torch.no_grad():
         expected = nhwc(twin(nchw(x)))
-    np.testing.assert_allclose(np.asarray(model(x)), expected, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(np.asarray(model(jnp.asarray(x))), expected, rtol=1e-5, atol=1e-5)
     back = TorchDnCNN(1, 4, 4, batch_norm=not fold, bias=fold).eval()
     arrays = load_file(tmp_path / "back.safetensors")
     back.load_state_dict({k: torch.from_numpy(v) for k, v in arrays.items()}, strict=True)

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from tests.torch_reference.shuffle_attention import ShuffleAttention
+from sa_flax.porting.torch_unet import ShuffleAttention
 
 
 def _conv(features_in: int, features_out: int, size: int, stride: int = 1, dilation: int = 1):

@@ -1,5 +1,6 @@
 """Help for tests that hold PyTorch and Flax networks against each other."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import torch
@@ -34,8 +35,9 @@ def as_tensors(arrays: dict[str, np.ndarray]) -> dict[str, torch.Tensor]:
     return {name: torch.from_numpy(array) for name, array in arrays.items()}
 
 
-def nchw(array: np.ndarray) -> torch.Tensor:
-    return torch.from_numpy(np.ascontiguousarray(np.moveaxis(array, -1, 1)))
+def nchw(array: np.ndarray | jax.Array) -> torch.Tensor:
+    """A copy, since PyTorch wants arrays that it may write to."""
+    return torch.from_numpy(np.array(np.moveaxis(np.asarray(array), -1, 1), order="C"))
 
 
 def nhwc(tensor: torch.Tensor) -> np.ndarray:

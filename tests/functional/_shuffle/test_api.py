@@ -18,8 +18,8 @@ from sa_flax.functional import (
     shuffle_attention,
 )
 from sa_flax.functional._shuffle.api import IMPLEMENTATIONS
+from sa_flax.porting.torch_unet import ShuffleAttention as TorchShuffleAttention
 from tests.annotations import refuses
-from tests.torch_reference.shuffle_attention import ShuffleAttention as TorchShuffleAttention
 
 textbook = functools.partial(shuffle_attention, implementation="textbook")
 
