@@ -11,7 +11,9 @@ stopped.
 
 import sys
 
-from sa_flax.training.__main__ import main
-
 if __name__ == "__main__":
+    try:
+        from sa_flax.training.__main__ import main
+    except KeyboardInterrupt:
+        sys.exit("train.py: interrupted")
     sys.exit(main())

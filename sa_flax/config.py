@@ -82,7 +82,7 @@ class DataConfig:
 
 @dataclass(frozen=True)
 class OptimizerConfig:
-    """AdamW with warm-up and cosine decay."""
+    """AdamW with warm-up and decay."""
 
     learning_rate: Annotated[float, ABOVE_ZERO] = 1e-3
     """Highest learning rate, reached after the warm-up."""
@@ -90,6 +90,11 @@ class OptimizerConfig:
     """Steps over which the learning rate rises from zero."""
     final_fraction: Annotated[float, SHARE] = 0.01
     """The learning rate ends at this fraction of the highest."""
+    schedule: Literal["cosine", "wsd"] = "cosine"
+    """cosine: the rate falls from the warm-up to the last step. wsd (warm-up, stable, decay): it
+    stays at the highest and falls over the last steps only, so that a run can be given more."""
+    decay_share: Annotated[float, SHARE] = 0.2
+    """The share of all steps over which the rate falls, with the schedule wsd."""
     weight_decay: Annotated[float, NOT_NEGATIVE] = 1e-4
     """AdamW's decoupled weight decay, on kernels only."""
     clip_norm: Annotated[float, ABOVE_ZERO] = 1.0
@@ -193,6 +198,8 @@ CHANGEABLE = (
     "keep_checkpoints",
     "evaluation_sigmas",
     "optimizer.learning_rate",
+    "optimizer.schedule",
+    "optimizer.decay_share",
     "optimizer.accumulate",
     "optimizer.remat",
     "optimizer.max_skipped",

@@ -18,6 +18,7 @@ from sa_flax.config import (
 from sa_flax.errors import InputError
 from sa_flax.noise import NOISES, Camera
 from sa_flax.training.command import parse_command
+from sa_flax.training.run import rate_change
 
 
 @pytest.mark.parametrize("name", PRESETS)
@@ -101,11 +102,41 @@ def test_command_line_overrides_a_preset():
         (["--mesh.fsdp", "0"], "--mesh.fsdp must be at least 1"),
         (["--optimizer.accumulate", "3"], "8 can't be worked through in .* 3 equal parts"),
         (["--coordinator", "here:1"], "need --distributed"),
+        (["--model.name", "dncnn", "--model.levels", "2"], "model.levels would change nothing"),
+        (["--model.name", "dncnn", "--model.attention", "eca"], "dncnn has no such option"),
+        (["--model.attend", "none", "--model.attention", "eca"], "attend none there is no att"),
+        (["--model.attention", "none", "--model.attend", "both"], "there is none to place"),
+        (["gray", "--data.gray-share", "0.5"], "data.gray-share would change nothing"),
+        (["--optimizer.decay-share", "0.5"], "only --optimizer.schedule wsd"),
+        (["--output", "gs://bucket/run"], "is an address, and a run needs a folder"),
     ],
 )
 def test_values_that_no_run_could_use(arguments, message):
     with pytest.raises(InputError, match=message):
         parse_command(arguments)
+
+
+def test_options_that_have_an_effect_after_all():
+    parse_command(["--model.attention", "none", "--model.attend", "none"])
+    parse_command(["--model.name", "dncnn", "--model.width", "16"])
+    parse_command(["--optimizer.schedule", "wsd", "--optimizer.decay-share", "0.5"])
+    parse_command(["color", "--model.attend", "none"])
+
+
+def test_a_rate_that_jumps_is_said():
+    config = PRESETS["quick"]
+    longer = dataclasses.replace(config, steps=2 * config.steps)
+    assert rate_change(None, config, 3000) == rate_change(config, longer, 0) == []
+    assert rate_change(config, config, 3000) == []
+    (line,) = rate_change(config, longer, 3000)
+    assert line.startswith("  learning rate at step 3000: 1.0e-05 -> 5.2e-04; to be able to add")
+    wsd, longer = (
+        dataclasses.replace(c, optimizer=dataclasses.replace(c.optimizer, schedule="wsd"))
+        for c in (config, longer)
+    )
+    assert rate_change(wsd, longer, 2000) == []  # stopped before it falls
+    (line,) = rate_change(wsd, longer, 3000)
+    assert line == "  learning rate at step 3000: 1.0e-05 -> 1.0e-03"
 
 
 def test_unknown_option_leaves_with_code_2_and_the_nearest_name(capsys):

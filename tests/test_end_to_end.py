@@ -96,6 +96,8 @@ def test_what_a_run_shows_and_leaves(uninterrupted):
     for expected in (
         "26 to train, 4 to validate, 6 to test",
         "step     12/12  loss",
+        " dB  rate ",
+        "(all 6 test pictures)",
         "non-local means",
         "next: sa-flax denoise",
     ):
@@ -105,6 +107,7 @@ def test_what_a_run_shows_and_leaves(uninterrupted):
     assert scores["noisy"]["psnr"] == pytest.approx(20.17, abs=0.05)
     assert 0 < scores["smoke"]["ssim"] < 1
     assert results["steps_of_this_start"] == 12
+    assert results["test_pictures"] == {"measured": 6, "of": 6}
     (start,) = [json.loads(line) for line in (directory / "starts.jsonl").read_text().splitlines()]
     assert "train.py smoke" in start["command"]
     for record in (results, start):
@@ -116,6 +119,8 @@ def test_what_a_run_shows_and_leaves(uninterrupted):
         "metrics.jsonl",
         "learning_curve.png",
         "tensorboard",
+        "network/model.safetensors",
+        "best/model.safetensors",
     ):
         assert (directory / name).exists(), name
     sample = read_picture(directory / "samples" / "test" / "picture0_sigma25.png")
@@ -155,7 +160,15 @@ def test_stopped_and_resumed_equals_uninterrupted(uninterrupted, environment, tm
 def test_denoise_with_what_was_trained(uninterrupted, environment, tmp_path):
     picture = PHOTOGRAPHS / "budgie-perched-osprey.jpg"
     done = run(
-        [*SA_FLAX, "denoise", picture, "--model", uninterrupted[0], "--output", "denoised"],
+        [
+            *SA_FLAX,
+            "denoise",
+            picture,
+            "--model",
+            f"{uninterrupted[0]}@best",
+            "--output",
+            "denoised",
+        ],
         environment,
         tmp_path,
     )

@@ -5,13 +5,16 @@ import os
 import signal
 import socket
 import subprocess
+import sys
 import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from sa_flax.training.run_directory import CHECKPOINTS
+from sa_flax.errors import InputError
+from sa_flax.training import processes
+from sa_flax.training.run_directory import CHECKPOINTS, saved_steps
 from tests.test_end_to_end import ROOT, TINY, TRAIN, parameters, run
 
 COMMAND = [*TRAIN, *TINY, "--steps", "12"]
@@ -108,6 +111,80 @@ def test_a_signal_to_one_stops_both_and_one_alone_goes_on(alone, environment, tm
     assert "going on at step 10" in resumed.stdout
     for a, b in zip(parameters(directory), parameters(alone), strict=True):
         np.testing.assert_allclose(a, b, atol=1e-4)
+
+
+def test_when_one_dies_the_other_says_so_and_what_is_saved_goes_on(environment, tmp_path):
+    directory = tmp_path / "runs" / "smoke"
+    command = [*TRAIN, *TINY, "--steps", "400", "--checkpoint-every", "3"]
+    pair = start_pair(command, environment, tmp_path)
+    deadline = time.monotonic() + 300
+    while not list(saved_steps(directory)) and time.monotonic() < deadline:
+        assert pair[0].poll() is None, pair[0].communicate()[0]
+        time.sleep(0.02)
+    pair[1].kill()
+    (code, text), _ = finish(pair)
+    assert code == 1, text
+    assert "train.py: process 0 has lost process 1 of this run" in text
+    assert "Traceback" not in text
+    kept = [int(path.name) for path in saved_steps(directory)]
+    assert f"The newest checkpoint is of step {max(kept)}." in text
+    # Killed between two checkpoints at most three steps after the newest.
+    assert max(kept) % 3 == 0
+
+
+def test_a_wrong_host_ends_by_itself_and_by_a_signal(environment, tmp_path):
+    """Process 1 finds nobody; process 0 is found by nobody. Both hear SIGTERM while they wait."""
+    code = (
+        "import signal, sys; from sa_flax.errors import exit_code;"
+        "from sa_flax.training import processes;"
+        "signal.signal(signal.SIGTERM, signal.default_int_handler);"
+        "print('ready', flush=True);"
+        "sys.exit(exit_code('train.py', lambda: processes.start("
+        "'127.0.0.1:9', 2, int(sys.argv[1]), longest_wait=float(sys.argv[2])) or 0))"
+    )
+
+    def begin(number: int, wait: int) -> subprocess.Popen:
+        return subprocess.Popen(
+            [sys.executable, "-c", code.replace(":9'", f":{port}'"), str(number), str(wait)],
+            env={**environment, "PYTHONPATH": str(ROOT)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        port = server.getsockname()[1]
+    alone = begin(1, 1)
+    assert "no process answers at 127.0.0.1" in alone.communicate(timeout=300)[1]
+    assert alone.returncode == 2
+    first = begin(0, 1)
+    assert "not all of 2 processes have met" in first.communicate(timeout=300)[1]
+    assert first.returncode == 2
+    patient = begin(0, 600)
+    assert patient.stdout
+    assert patient.stdout.readline() == "ready\n"
+    time.sleep(2)
+    patient.send_signal(signal.SIGTERM)
+    assert "interrupted" in patient.communicate(timeout=60)[1]
+    assert patient.returncode == 130
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("machine", 2, 0), "HOST:PORT.* for example machine:8476; got 'machine'"),
+        (("machine:", 2, 0), "must be HOST:PORT"),
+        (("machine:http", 2, 0), "must be HOST:PORT"),
+        (("machine:99999", 2, 0), "must be HOST:PORT"),
+        (("machine:1", 2, 2), "--process-id must be from 0 to 1"),
+        (("machine:1", 0, 0), "--process-id must be"),
+    ],
+)
+def test_coordinators_that_can_not_be(arguments, message):
+    with pytest.raises(InputError, match=message):
+        processes.check_coordinator(*arguments)
+    assert processes.check_coordinator("[::1]:80", 1, 0) == ("::1", 80)
 
 
 def test_a_request_that_is_wrong_ends_both(alone, environment, tmp_path):

@@ -132,7 +132,7 @@ def _is_shipped(name: str) -> bool:
 
 def check_name(name: str) -> str:
     """`name` as a network's, with ~ for the home folder; raises InputError for what is none."""
-    from sa_flax.models.saved import list_pretrained
+    from sa_flax.models.saved import BEST, list_pretrained
     from sa_flax.pictures import SUFFIXES
 
     path = os.path.expanduser(name)
@@ -140,6 +140,8 @@ def check_name(name: str) -> str:
         raise InputError("--model needs a name or a directory; got nothing.")
     if os.path.isdir(path):
         return path if path != name else name
+    if path.endswith(BEST):
+        return path
     lower = path.lower()
     exists = os.path.exists(path)
     folder = os.path.dirname(path) or "."

@@ -106,17 +106,19 @@ class Denoiser:
         name: str | Path,
         *,
         revision: str | None = None,
+        dtype: Any = None,
         window: Window = None,
         devices: int = 1,
         memory: str | int | None = None,
     ) -> "Denoiser":
         """A saved network: a shipped name (`sa_flax.list_pretrained()`), a directory, also that of
-        a run of train.py, or OWNER/NAME on the hub.
+        a run of train.py (RUN@best for its best network), or OWNER/NAME on the hub. `dtype` is that
+        of the computation, e.g. "bfloat16"; results are clipped and rounded as ever.
 
         Raises:
           InputError: as `sa_flax.from_pretrained`, and for a network that is no denoiser.
         """
-        model, config = from_pretrained(name, revision=revision)
+        model, config = from_pretrained(name, revision=revision, dtype=dtype)
         try:
             denoiser = cls(model, window=window, devices=devices, memory=memory)
         except TypeError as error:

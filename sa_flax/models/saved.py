@@ -25,8 +25,10 @@ from sa_flax.models.registry import create_model
 from sa_flax.models.weight_files import read_safetensors
 
 CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
-# The saved network in the directory of a run.
-NETWORK = "network"
+# The saved networks in the directory of a run: the newest, and the best on its validation pictures.
+NETWORK, BEST_NETWORK = "network", "best"
+# Behind the directory of a run: its best network instead of its newest.
+BEST = "@best"
 
 _SHIPPED = Path(__file__).parent / "weights"
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
@@ -104,15 +106,18 @@ def save_pretrained(
 
 
 def from_pretrained(
-    name: str | os.PathLike[str], *, revision: str | None = None
+    name: str | os.PathLike[str], *, revision: str | None = None, dtype: Any = None
 ) -> tuple[nnx.Module, dict[str, Any]]:
     """A trained network and its config.
 
     Args:
       name: a shipped name (`list_pretrained()`), a directory that `save_pretrained` wrote, the
         directory of a run of train.py, or OWNER/NAME on the Hugging Face hub (needs the package
-        huggingface_hub). A directory that exists comes before a shipped name.
+        huggingface_hub). A directory that exists comes before a shipped name. A run's newest
+        network is taken; RUN@best is the one with the best validation PSNR.
       revision: branch, tag or commit on the hub.
+      dtype: of the computation, e.g. "bfloat16"; by default what the network was saved with. Its
+        parameters keep their dtype.
 
     Returns:
       The network, in evaluation mode, and the content of its config.json.
@@ -124,7 +129,7 @@ def from_pretrained(
     """
     directory = _find(os.fspath(name), revision)
     config = _read_config(directory / CONFIG)
-    model = _build(config, str(directory / CONFIG))
+    model = _build(config, str(directory / CONFIG), dtype=dtype)
     fill(model, _read_weights(directory / WEIGHTS), str(directory))
     model.eval()
     return model, config
@@ -199,14 +204,15 @@ def fill(model: nnx.Module, arrays: Mapping[str, np.ndarray], origin: str) -> No
         leaf.set_value(jnp.asarray(arrays[path], leaf.get_value().dtype))
 
 
-def _build(config: Mapping[str, Any], origin: str) -> nnx.Module:
-    """The network that a config describes, without arrays."""
+def _build(config: Mapping[str, Any], origin: str, *, dtype: Any = None) -> nnx.Module:
+    """The network that a config describes, computing in `dtype` where one is given; no arrays."""
     name, options = config.get("model"), config.get("options", {})
     if not isinstance(name, str) or not isinstance(options, Mapping):
         raise InputError(
             f'{origin}: needs "model", a name from list_models(), and "options", the arguments of '
             f"create_model; got model={name!r}, options={options!r}."
         )
+    options = {**options, **({} if dtype is None else {"dtype": dtype})}
     try:
         return nnx.eval_shape(lambda: create_model(name, **options, rngs=nnx.Rngs(0)))
     except InputError as error:
@@ -258,6 +264,8 @@ def _find(name: str, revision: str | None) -> Path:
     """The local directory of a network, fetched where it is on the hub."""
     if os.path.isdir(name):
         return _in_run(Path(name))
+    if name.endswith(BEST):
+        return _best_of(Path(name.removesuffix(BEST)))
     if name in list_pretrained():
         return shipped_directory(name)
     # Runs are kept in runs/: of one that is not there yet, don't say the hub hasn't got it.
@@ -281,6 +289,20 @@ def _in_run(directory: Path) -> Path:
             "longer."
         )
     return directory
+
+
+def _best_of(run: Path) -> Path:
+    """The best network of a run."""
+    if (run / BEST_NETWORK / CONFIG).is_file():
+        return run / BEST_NETWORK
+    if (run / "starts.jsonl").is_file():
+        raise PretrainedError(
+            f"{run} has kept no best network: it has not been saved at a step at which it was "
+            f"measured on its validation pictures. Give {run} for its newest."
+        )
+    raise PretrainedError(
+        f"{run}{BEST}: {run} is not the directory of a run, and only runs have a best network."
+    )
 
 
 def _fetch(name: str, revision: str | None) -> Path:

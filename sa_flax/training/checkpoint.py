@@ -35,8 +35,9 @@ class Checkpoints:
     """
 
     def __init__(self, run: Path, *, keep: int = 2):
-        # Orbax reports every deletion and thread at level INFO and some at WARNING.
-        logging.getLogger("absl").setLevel(logging.ERROR)
+        # Orbax reports every deletion and thread at level INFO and some at WARNING; an ERROR, with
+        # its traceback, it raises besides.
+        logging.getLogger("absl").setLevel(logging.CRITICAL)
         policy = AnyPreservationPolicy(
             [
                 LatestN(keep),

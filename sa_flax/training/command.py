@@ -1,6 +1,7 @@
 """The command line of train.py: `[PRESET] [--options]`."""
 
 import dataclasses
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,9 +9,12 @@ from typing import Annotated, Any
 
 import tyro
 
-from sa_flax.config import PRESETS, Config, noise_class, preset, validate
+from sa_flax.config import PRESETS, Config, differences, noise_class, preset, validate
 from sa_flax.errors import InputError
 from sa_flax.noise import NOISES, Noise
+
+# gs://bucket/run, which a Path makes gs:/bucket/run. Not C:\\runs.
+_ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
 
 
 @dataclass(frozen=True)
@@ -69,6 +73,34 @@ def _check_noise_options(noise: Noise, arguments: Sequence[str]) -> None:
             )
 
 
+def refuse_idle_options(config: Config, default: Config) -> None:
+    """Raises InputError for settings other than the default's that change nothing in this run."""
+    changed = differences(default, config)
+    model, reasons = config.model, {}
+    if model.name != "attention_unet":
+        from sa_flax.training.network import known_options
+
+        known = known_options(config)
+        reasons = {
+            f"model.{name}": f"the network {model.name} has no such option"
+            for name in model.options()
+            if name not in known
+        }
+    elif model.attend == "none" and model.attention != "none":
+        reasons["model.attention"] = "with --model.attend none there is no attention"
+        reasons["model.attention_options"] = reasons["model.attention"]
+    elif model.attention == "none" and model.attend != "none":
+        reasons["model.attend"] = "with --model.attention none there is none to place"
+    if model.channels == 1:
+        reasons["data.gray_share"] = "a network of one channel sees gray pictures only"
+    if config.optimizer.schedule != "wsd":
+        reasons["optimizer.decay_share"] = "only --optimizer.schedule wsd has a decay of its own"
+    for name, reason in reasons.items():
+        if name in changed:
+            option = f"--{name.replace('_', '-')}"
+            raise InputError(f"{option} would change nothing: {reason}. Leave it out.")
+
+
 def parse_command(arguments: Sequence[str]) -> Command:
     """Reads `[PRESET] [--options]`; leaves with exit code 2 and a message where they are wrong.
 
@@ -97,6 +129,12 @@ def parse_command(arguments: Sequence[str]) -> Command:
         default=Command(config=config, output=Path("runs", name)),
     )
     validate(command.config)
+    if _ADDRESS.match(str(command.output)):
+        raise InputError(
+            f"--output {command.output} is an address, and a run needs a folder. Mount the bucket "
+            "(gcsfuse, rclone, s3fs) and give the folder where it is mounted."
+        )
+    refuse_idle_options(command.config, config)
     together = (command.coordinator, command.num_processes, command.process_id)
     if not command.distributed and any(option is not None for option in together):
         raise InputError(

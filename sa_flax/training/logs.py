@@ -81,7 +81,7 @@ class RunLog:
         self._write(step, {f"train/{name}": value for name, value in values.items()})
         text = (
             f"loss {values['loss']:.4f}  PSNR {values['psnr']:.2f} dB  " if "loss" in values else ""
-        ) + f"{values['images_per_second']:.0f} images/s"
+        ) + f"rate {values['learning_rate']:.1e}  {values['images_per_second']:.0f} images/s"
         if waited > 0.02:
             text += f"  (waiting for data {waited:.0%})"
         if values["skipped"]:
@@ -175,20 +175,26 @@ def save_png(path: Path, picture: np.ndarray) -> None:
 
 def save_learning_curve(run: Path) -> Path:
     """Draws training loss and validation PSNR against the step; returns the PNG's path."""
-    entries = read_metrics(run)
     with matplotlib.rc_context({"font.size": 9}):
-        figure = Figure(figsize=(7, 3), layout="constrained")
-        loss_axes, psnr_axes = figure.subplots(1, 2)
-        _plot(loss_axes, entries, "train/loss", "training loss")
-        loss_axes.set_yscale("log")
-        for name in sorted({key for e in entries for key in e if key.startswith("validation/")}):
-            _plot(psnr_axes, entries, name, name.removeprefix("validation/"))
-        psnr_axes.set_ylabel("validation PSNR, dB")
-        if psnr_axes.lines:  # not so where a run was stopped before its first validation
-            psnr_axes.legend(loc="center right")
+        figure = draw_learning_curve(read_metrics(run))
         path = run / "learning_curve.png"
         write_whole(path, lambda file: figure.savefig(file, format="png", dpi=150))
     return path
+
+
+def draw_learning_curve(entries: list[dict[str, float]]) -> Figure:
+    """The figure of `save_learning_curve`, of a log's entries."""
+    figure = Figure(figsize=(7, 3), layout="constrained")
+    loss_axes, psnr_axes = figure.subplots(1, 2)
+    _plot(loss_axes, entries, "train/loss", "")
+    loss_axes.set_ylabel("training loss")
+    loss_axes.set_yscale("log")
+    for name in sorted({key for e in entries for key in e if key.startswith("validation/")}):
+        _plot(psnr_axes, entries, name, name.removeprefix("validation/"))
+    psnr_axes.set_ylabel("validation PSNR, dB")
+    if psnr_axes.lines:  # not so where a run was stopped before its first validation
+        figure.legend(loc="outside right upper")  # inside it would cover a curve
+    return figure
 
 
 def _plot(axes, entries: list[dict[str, float]], name: str, label: str) -> None:
@@ -196,5 +202,4 @@ def _plot(axes, entries: list[dict[str, float]], name: str, label: str) -> None:
     if points:
         axes.plot(*zip(*points, strict=True), label=label, linewidth=1.5)
     axes.set_xlabel("step")
-    axes.set_ylabel(label)
     axes.grid(alpha=0.3)

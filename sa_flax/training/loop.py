@@ -39,7 +39,8 @@ def train(config: Config, output: Path, *, resume: bool) -> int:
     validation_set = evaluation_crops(splits.validation, largest=256)
     noises = evaluate.noises_of(config.noise, config.evaluation_sigmas, pairs=splits.pairs)
 
-    with Run(config, output, splits, resume=resume) as run:
+    run = Run(config, output, splits, resume=resume)
+    with run, processes.noticing_the_lost(run.newest):
         state = run.restore(state)
         run.begin(facts(config, output, state.params, splits, run.step))
         batches = training_batches(
@@ -90,9 +91,8 @@ def train(config: Config, output: Path, *, resume: bool) -> int:
                 test_set,
                 noises=noises,
             )
-            print(f"\n{evaluate.format_table(rows)}\n({len(test_set)} test pictures)\n")
             run.samples(denoiser, test_set, noises, "test")
-            run.finish(rows, seconds=time.monotonic() - started)
+            run.finish(rows, test_set=test_set, seconds=time.monotonic() - started)
     return 0
 
 

@@ -2,6 +2,7 @@
 
 import inspect
 import json
+import math
 import re
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,15 @@ from flax import nnx
 from sa_flax.config import Config, to_json
 from sa_flax.errors import InputError
 from sa_flax.models.registry import create_model, model_class
-from sa_flax.models.saved import NETWORK, fill, from_pretrained, model_leaves, save_pretrained
+from sa_flax.models.saved import (
+    BEST_NETWORK,
+    CONFIG,
+    NETWORK,
+    fill,
+    from_pretrained,
+    model_leaves,
+    save_pretrained,
+)
 from sa_flax.strict_json import finite
 
 
@@ -47,9 +56,7 @@ def saved_options(config: Config) -> dict[str, Any]:
     Raises:
       InputError: for a network that is no denoiser, or lacks an option that was asked for.
     """
-    cls, _ = model_class(config.model.name)
-    # Of the class itself, flax's metaclass shows (*args, **kwargs).
-    accepted = inspect.signature(cls.__init__).parameters  # type: ignore[misc]
+    accepted = known_options(config)
     if "num_classes" in accepted:
         raise InputError(f"{config.model.name} is not a denoiser; train attention_unet or dncnn.")
     for flag, asked in (
@@ -59,6 +66,17 @@ def saved_options(config: Config) -> dict[str, Any]:
         if asked and flag.split(".")[1].replace("-", "_") not in accepted:
             raise InputError(f"{config.model.name} has no {flag}; attention_unet has.")
     return {name: value for name, value in config.model.options().items() if name in accepted}
+
+
+def known_options(config: Config) -> frozenset[str]:
+    """The options that the network of a configuration has.
+
+    Raises:
+      InputError: for an unknown network.
+    """
+    cls, _ = model_class(config.model.name)
+    # Of the class itself, flax's metaclass shows (*args, **kwargs).
+    return frozenset(inspect.signature(cls.__init__).parameters)  # type: ignore[misc]
 
 
 def start_from(model: nnx.Module, name: str) -> None:
@@ -108,8 +126,23 @@ def _to_gray(array: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     return array
 
 
+def best_score(run: Path) -> float:
+    """The PSNR in dB that the best network of a run was chosen by; -infinity without one."""
+    try:
+        kept = json.loads((run / BEST_NETWORK / CONFIG).read_text(encoding="utf-8"))
+        return float(kept["training"]["best_psnr"])
+    except (OSError, ValueError, KeyError, TypeError):  # not there, or not whole: it is made anew
+        return -math.inf
+
+
 def save_network(
-    run: Path, model: nnx.Module, config: Config, *, step: int, scores: dict[str, float]
+    run: Path,
+    model: nnx.Module,
+    config: Config,
+    *,
+    step: int,
+    scores: dict[str, float],
+    best: float | None = None,
 ) -> None:
     """Keeps the run's network, as it is now, in its folder `network` (see `models.saved`).
 
@@ -119,15 +152,18 @@ def save_network(
       config: of the run.
       step: training steps done.
       scores: PSNR in dB on the validation pictures, by noise, of the last evaluation.
+      best: the PSNR that makes it the best so far: it goes into the folder `best` instead.
     """
     training = {
         "step": step,
         "validation_psnr": finite(scores),
         "config": json.loads(to_json(config)),
     }
+    if best is not None:
+        training["best_psnr"] = best
     save_pretrained(
         model,
-        run / NETWORK,
+        run / (NETWORK if best is None else BEST_NETWORK),
         config={
             "model": config.model.name,
             "options": saved_options(config),

@@ -4,6 +4,7 @@ It owns paper and time; it never calls the network and knows no loss.
 """
 
 import contextlib
+import math
 import os
 import resource
 import signal
@@ -21,7 +22,6 @@ from sa_flax import strict_json
 from sa_flax.config import Config
 from sa_flax.data.pipeline import describe_cache
 from sa_flax.data.splits import Example, Splits
-from sa_flax.errors import DivergedError
 from sa_flax.files import write_whole
 from sa_flax.inference import evaluate
 from sa_flax.inference.denoiser import Denoiser
@@ -29,10 +29,11 @@ from sa_flax.noise import Noise
 from sa_flax.pictures import side_by_side
 from sa_flax.training import logs, processes, run_data
 from sa_flax.training.checkpoint import Checkpoints
-from sa_flax.training.network import save_network
+from sa_flax.training.monitor import Monitor
+from sa_flax.training.network import best_score, save_network
 from sa_flax.training.provenance import versions
-from sa_flax.training.run_directory import claim
-from sa_flax.training.state import TrainState
+from sa_flax.training.run_directory import claim, earlier_config, saved_steps
+from sa_flax.training.state import TrainState, learning_rate_schedule
 
 
 class Run:
@@ -74,6 +75,8 @@ class Run:
         data = self._splits.manifest
         with contextlib.ExitStack() as stack:
             moved = processes.first(lambda: run_data.data_changes(self.output, data))
+            # Before claiming writes the new one.
+            self._earlier = earlier_config(self.output) if processes.is_first() else None
             changes = processes.first(lambda: stack.enter_context(self._claim))
             self._changes, self._data_changes = list(changes or ()), list(moved or ())
             processes.first(lambda: run_data.note_data(self.output, data))
@@ -98,6 +101,7 @@ class Run:
         say(f"skipped a broken checkpoint: step {line}" for line in self._broken)
         say([logs.format_facts(facts)])
         say(f"  changed since: {line}" for line in self._changes)
+        say(rate_change(self._earlier, self.config, self.step))
         say(f"  data: {line}" for line in self._splits.notes)
         say(_shortened("  data changed since", self._data_changes, self.output))
         say(_shortened("  left out", self._splits.skipped, self.output))
@@ -172,14 +176,24 @@ class Run:
         """Saves a checkpoint and, beside it, the averaged network. Once for each step.
 
         The best checkpoint is the one with the highest PSNR on the run's own noise; where that is
-        the published noise, on the mean of its levels.
+        the published noise, on the mean of its levels. Its network is kept besides, in `best`.
         """
         psnr = None
         if self._scores and self._scored_at == self.step:
             own = [self._scores[name] for name in self._own_noises if name in self._scores]
-            psnr = float(np.mean(own or list(self._scores.values())))
-        if self._checkpoints.save(state, self.step, psnr=psnr) and processes.is_first():
-            save_network(self.output, network, self.config, step=self.step, scores=self._scores)
+            psnr = min(float(np.mean(own or list(self._scores.values()))), 999.0)
+        if not self._checkpoints.save(state, self.step, psnr=psnr) or not processes.is_first():
+            return
+        bests = [None] if psnr is None or psnr <= best_score(self.output) else [None, psnr]
+        for best in bests:
+            save_network(
+                self.output,
+                network,
+                self.config,
+                step=self.step,
+                scores=self._scores,
+                best=best,
+            )
 
     def samples(
         self,
@@ -203,20 +217,37 @@ class Run:
             if folder != "test":
                 self._log.picture(self.step, name, shown)
 
+    def newest(self) -> str:
+        """What checkpoint there is to go on from."""
+        steps = [int(path.name) for path in saved_steps(self.output)]
+        return f"The newest checkpoint is of step {max(steps)}." if steps else "Nothing is saved."
+
     def say_goodbye(self) -> int:
         """The last words of a run that a signal has stopped; returns its exit code."""
         say([f"stopped at step {self.step}; the same command goes on from there."])
         return 128 + (self._caught or [signal.SIGTERM])[0]
 
-    def finish(self, rows: Sequence[dict[str, Any]], *, seconds: float) -> None:
-        """Writes evaluation.json and says where everything is.
+    def finish(
+        self, rows: Sequence[dict[str, Any]], *, test_set: Sequence[Example], seconds: float
+    ) -> None:
+        """Says on how many of the test pictures the rows were measured; writes evaluation.json.
 
         The steps noted there are those of this start alone: a run that was resumed, or evaluated
         anew, had more.
         """
-        output = self.output
+        output, measured, among = self.output, len(test_set), len(self._splits.test)
+        print(
+            f"\n{evaluate.format_table(rows)}\n"
+            + (
+                f"(the first {measured} of {among} test pictures; sa-flax evaluate {output} "
+                "--images FOLDER measures any number)\n"
+                if among > measured
+                else f"(all {measured} test pictures)\n"
+            )
+        )
         results = {
             "results": rows,
+            "test_pictures": {"measured": measured, "of": among},
             "steps_of_this_start": self.step - self._began,
             "seconds": round(seconds, 1),
             "peak_memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
@@ -260,48 +291,12 @@ def catch_signals() -> Iterator[list[int]]:
             signal.signal(number, handler)
 
 
-class Monitor:
-    """Fetches metrics from the device, and stops a run whose updates are skipped again and again.
-
-    Args:
-      most_in_row: so many skipped updates in a row stop the run.
-
-    Attributes:
-      skipped: updates skipped so far, because their loss or gradient was not finite.
-    """
-
-    def __init__(self, most_in_row: int):
-        self.skipped, self._in_row, self._most = 0, 0, most_in_row
-
-    def means(self, pending: Sequence[dict[str, jax.Array]], *, last_step: int) -> dict[str, float]:
-        """Means of the metrics of the last steps, fetched at once; skipped: how many were.
-
-        Steps that were skipped are left out of the other means; where all were, there are none.
-
-        Raises:
-          DivergedError: where too many in a row were skipped, with the step and what to try.
-        """
-        fetched = jax.device_get(list(pending))
-        for offset, metrics in enumerate(fetched):
-            self._in_row = self._in_row + 1 if metrics["skipped"] else 0
-            self.skipped += int(metrics["skipped"])
-            if self._in_row == self._most:
-                step = last_step - len(fetched) + 1 + offset
-                raise DivergedError(
-                    f"loss or gradient was not finite {self._most} times in a row, at step {step} "
-                    f"the last time (loss {metrics['loss']}, gradient norm "
-                    f"{metrics['grad_norm']}). Try a lower --optimizer.learning-rate, a longer "
-                    "--optimizer.warmup-steps, a lower --optimizer.clip-norm, or --dtype float32. "
-                    "To go on from the last checkpoint with a lower rate, run the same command "
-                    "with --optimizer.learning-rate."
-                )
-        good = [m for m in fetched if not m["skipped"]]
-        names = [name for name in fetched[0] if name != "skipped"] if good else []
-        means = {name: float(np.mean([m[name] for m in good])) for name in names}
-        return {**means, "skipped": float(len(fetched) - len(good))}
+MOST_MEASURED = 24
 
 
-def evaluation_crops(examples: Sequence[Example], *, largest: int, most: int = 24) -> list[Example]:
+def evaluation_crops(
+    examples: Sequence[Example], *, largest: int, most: int = MOST_MEASURED
+) -> list[Example]:
     """The first `most` examples, their centres where a side is longer than `largest` pixels."""
     crops = []
     for index in range(min(len(examples), most)):
@@ -337,13 +332,36 @@ def facts(config: Config, output: Path, params: Any, splits: Splits, step: int) 
         **({"starts from": config.init_from} if config.init_from else {}),
         "noise": str(config.noise),
         "data": f"{config.data.source}: {len(splits.train)} to train, {len(splits.validation)} to "
-        f"validate, {len(splits.test)} to test"
+        f"validate{_measured(splits.validation)}, {len(splits.test)} to test"
+        f"{_measured(splits.test)}"
         + (f"; {len(splits.skipped)} left out, see below" if splits.skipped else ""),
         "memory": describe_cache(config.data),
         "batch": f"{config.data.batch_size} crops of {config.data.crop} x {config.data.crop}"
         + (f", {config.optimizer.accumulate} parts" if config.optimizer.accumulate > 1 else ""),
         "seed": str(config.seed),
     }
+
+
+def rate_change(earlier: Config | None, config: Config, step: int) -> list[str]:
+    """A line where the learning rate jumps as a run goes on, with more steps for example."""
+    if earlier is None or not step:
+        return []
+    before, now = (
+        float(learning_rate_schedule(c.optimizer, c.steps)(step)) for c in (earlier, config)
+    )
+    if math.isclose(before, now, rel_tol=0.01):
+        return []
+    advice = (
+        "; to be able to add steps later, train with --optimizer.schedule wsd, whose rate falls "
+        "over the last steps only"
+        if config.optimizer.schedule == "cosine" and config.steps > earlier.steps
+        else ""
+    )
+    return [f"  learning rate at step {step}: {before:.1e} -> {now:.1e}{advice}"]
+
+
+def _measured(examples: Sequence[Example]) -> str:
+    return f" (the first {MOST_MEASURED} measured)" if len(examples) > MOST_MEASURED else ""
 
 
 def _shortened(what: str, lines: Sequence[str], output: Path, most: int = 20) -> list[str]:

@@ -3,7 +3,7 @@
 import os
 from pathlib import Path
 
-from sa_flax.config import Config, from_json
+from sa_flax.config import PRESETS, Config, from_json
 from sa_flax.data import manifest as manifests
 from sa_flax.data.manifest import Manifest
 from sa_flax.data.pipeline import open_pictures
@@ -32,6 +32,12 @@ def open_data(config: Config, output: Path) -> Splits:
         f"the processes don't see the same pictures in {config.data.source}, or not the same run "
         f"in {output}. Let all of them see one folder.",
     )
+    if splits.pairs and config.noise not in (preset.noise for preset in PRESETS.values()):
+        raise InputError(
+            f"--noise.* would change nothing: the pairs in {config.data.source} bring their own "
+            "noise. Leave it out, or train on the clean pictures alone: --data.source with their "
+            "folder."
+        )
     if splits.pairs and config.model.noise_level:
         raise InputError("--model.noise-level needs a noise with one level; pairs don't tell it.")
     return splits

@@ -99,6 +99,15 @@ def claim(output: Path, config: Config, *, resume: bool) -> Iterator[list[str]]:
         lock.release()
 
 
+def earlier_config(output: Path) -> Config | None:
+    """The configuration of the run that stopped in `output`; None for a new one, and where it can't
+    be read, which `claim` complains of."""
+    try:
+        return read_config(output)
+    except InputError:
+        return None
+
+
 def _visible(directory: Path) -> Iterator[Path]:
     return (path for path in directory.iterdir() if not path.name.startswith("."))
 

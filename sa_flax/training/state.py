@@ -1,6 +1,6 @@
 """What a run carries from step to step, and the optimiser that moves it."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -30,17 +30,41 @@ class TrainState(NamedTuple):
 
 
 def learning_rate_schedule(config: OptimizerConfig, steps: int) -> optax.Schedule:
-    """Linear warm-up from 0, then a cosine down to `final_fraction` of the highest rate.
+    """Linear warm-up from 0 to the highest rate, then down to `final_fraction` of it.
 
-    The warm-up takes at most half of the steps.
+    "cosine" falls from the warm-up to the last step; "wsd" stays, and falls in a straight line over
+    the last `decay_share` of the steps: until there the rate is the same however many steps a run
+    has (Hu et al., "MiniCPM", COLM 2024). The warm-up takes at most half of the steps.
     """
-    return optax.warmup_cosine_decay_schedule(
-        init_value=0.0,
-        peak_value=config.learning_rate,
-        warmup_steps=min(config.warmup_steps, steps // 2),
-        decay_steps=steps,
-        end_value=config.learning_rate * config.final_fraction,
+    highest, warmup = config.learning_rate, min(config.warmup_steps, steps // 2)
+    lowest = highest * config.final_fraction
+    if config.schedule == "cosine":
+        return optax.warmup_cosine_decay_schedule(0.0, highest, warmup, steps, lowest)
+    decay = min(round(config.decay_share * steps), steps - warmup)
+    return optax.join_schedules(
+        [
+            optax.linear_schedule(0.0, highest, warmup),
+            optax.constant_schedule(highest),
+            # A schedule of no steps would stay at its start.
+            optax.linear_schedule(highest, lowest, decay) if decay else lambda count: lowest,
+        ],
+        [warmup, steps - decay],
     )
+
+
+def learning_rate(config: OptimizerConfig, steps: int, state: "TrainState") -> jax.Array:
+    """The rate of the next update. Skipped updates don't count as steps of the schedule.
+
+    Where the optimiser keeps no count of its own, the steps of the run count.
+    """
+    nodes = jax.tree.leaves(state.opt_state, is_leaf=_is_schedule)
+    counts = [node.count for node in nodes if _is_schedule(node)]
+    count = counts[0] if counts else state.step
+    return jnp.asarray(learning_rate_schedule(config, steps)(count), jnp.float32)
+
+
+def _is_schedule(node: Any) -> bool:
+    return isinstance(node, optax.ScaleByScheduleState)
 
 
 def make_optimizer(config: OptimizerConfig, steps: int) -> optax.GradientTransformation:

@@ -11,7 +11,7 @@ from jax.sharding import Mesh
 from sa_flax.config import Config
 from sa_flax.functional.image_quality import psnr
 from sa_flax.training.sharding import layout, replicated
-from sa_flax.training.state import TrainState
+from sa_flax.training.state import TrainState, learning_rate
 
 Metrics = dict[str, jax.Array]
 
@@ -44,8 +44,9 @@ def make_train_step(
     `batch` holds "clean", (B, H, W, C) uint8, and in a run on pairs "noisy" likewise. Without it
     the noise is drawn here, on the device, from `fold_in(key, state.step)`, so that a resumed run
     draws what an uninterrupted one would have.
-    Metrics are scalars: loss, psnr (dB, of the batch), grad_norm (before clipping), and skipped: 1
-    where loss or gradient was not finite, so that nothing but `state.step` moved; else 0.
+    Metrics are scalars: loss, psnr (dB, of the batch), grad_norm (before clipping), learning_rate,
+    and skipped: 1 where loss or gradient was not finite, so that nothing but `state.step` moved;
+    else 0.
 
     With `config.optimizer.accumulate` the batch, with the noise it would have had anyway, goes
     through the network in parts, and the mean of their gradients makes the step. (Batch norm takes
@@ -112,6 +113,7 @@ def make_train_step(
             "loss": loss,
             "psnr": decibels,
             "grad_norm": grad_norm,
+            "learning_rate": learning_rate(config.optimizer, config.steps, state),
             "skipped": 1 - finite.astype(jnp.int32),
         }
         return after, metrics

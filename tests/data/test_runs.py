@@ -1,17 +1,20 @@
 """A run and its data set: what it notes, what it says when it goes on, what it refuses."""
 
+import dataclasses
 import json
 import os
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from sa_flax.config import Config, DataConfig, to_json
+from sa_flax.config import Config, DataConfig, ModelConfig, to_json
 from sa_flax.data.builders import open_splits
 from sa_flax.data.manifest import Manifest
 from sa_flax.errors import InputError
+from sa_flax.noise import Gaussian
 from sa_flax.training import run, run_data
 from tests.test_end_to_end import TINY, TRAIN
 from tests.test_end_to_end import run as run_command
@@ -55,6 +58,20 @@ def test_a_run_of_an_earlier_release_keeps_its_source(tmp_path):
     assert run_data.data_changes(tmp_path, Manifest("/old")) == []
     with pytest.raises(InputError, match=r"data.source: /old there, /new now"):
         run_data.data_changes(tmp_path, Manifest("/new"))
+
+
+def test_noise_is_of_no_use_to_pairs(tmp_path):
+    for i in range(6):
+        for side in ("noisy", "clean"):
+            save(tmp_path / "in" / side / f"{i}.png", i)
+    config = Config(data=DataConfig(source=str(tmp_path / "in"), crop=32))
+    assert run_data.open_data(config, tmp_path / "run").pairs
+    for changed, message in (
+        ({"noise": Gaussian(sigma=25.0)}, "--noise.* would change nothing: the pairs in"),
+        ({"model": ModelConfig(noise_level=True)}, "pairs don't tell it"),
+    ):
+        with pytest.raises(InputError, match=re.escape(message)):
+            run_data.open_data(dataclasses.replace(config, **changed), tmp_path / "run")
 
 
 def test_evaluation_crops():

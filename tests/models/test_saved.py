@@ -96,6 +96,22 @@ def test_options_that_json_has_no_types_for(tmp_path, options, noted):
     np.testing.assert_array_equal(again(noisy), model(noisy))
 
 
+def test_the_dtype_of_the_computation_is_ones_own_choice(saved):
+    model, directory = saved
+    half, config = from_pretrained(directory, dtype="bfloat16")
+    _assert_same(half, model)  # parameters keep theirs
+    assert config["options"] == OPTIONS
+    x = jnp.asarray(np.random.default_rng(0).random((1, 8, 8, 1)), jnp.float32)
+    model.eval()
+    whole, rounded = np.asarray(model(x)), np.asarray(half(x))
+    assert rounded.dtype == np.float32
+    # Eight bits, through four convolutions.
+    np.testing.assert_allclose(rounded, whole, atol=0.05 * np.abs(whole).max())
+    assert np.any(rounded != whole)
+    denoised = sa_flax.Denoiser.from_pretrained(directory, dtype=jnp.bfloat16)
+    np.testing.assert_array_equal(denoised.apply(denoised.params, x), rounded)
+
+
 def test_an_attention_of_ones_own_is_not_written(tmp_path):
     def own(features, *, rngs, param_dtype):
         return lambda x: x

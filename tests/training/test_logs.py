@@ -11,7 +11,8 @@ from sa_flax.training import logs
 
 def metrics(loss: float | None, skipped: float = 0) -> dict[str, float]:
     means = {} if loss is None else {"loss": loss, "psnr": 20.0, "grad_norm": 1.0}
-    return {**means, "skipped": skipped, "seconds_waiting_for_data": 0.0}
+    last = {"learning_rate": 5e-4, "skipped": skipped, "seconds_waiting_for_data": 0.0}
+    return means | last
 
 
 def test_a_curve_without_validation_and_lines_of_trouble(tmp_path, capsys):
@@ -21,7 +22,7 @@ def test_a_curve_without_validation_and_lines_of_trouble(tmp_path, capsys):
     log.metrics(6, metrics(0.4) | {"seconds_waiting_for_data": 1e9}, images_per_step=8)
     log.close()
     printed = capsys.readouterr().out.splitlines()
-    assert "loss 0.5000  PSNR 20.00 dB" in printed[0]
+    assert "loss 0.5000  PSNR 20.00 dB  rate 5.0e-04  " in printed[0]
     assert "skipped" not in printed[0]
     assert "waiting" not in printed[0]
     assert "(2 updates skipped: not finite)" in printed[1]
@@ -30,8 +31,27 @@ def test_a_curve_without_validation_and_lines_of_trouble(tmp_path, capsys):
     entries = logs.read_metrics(tmp_path)
     assert log.summary().startswith("0:00 of training, ")
     assert [e["train/share_waiting_for_data"] for e in entries] == [0, 0, 1]
+    assert [e["train/learning_rate"] for e in entries] == [5e-4] * 3
     with Image.open(logs.save_learning_curve(tmp_path)) as curve:
         assert curve.size == (1050, 450)
+
+
+def test_the_legend_covers_no_curve():
+    entries = [
+        {
+            "step": step,
+            "train/loss": 0.1,
+            "validation/sigma 15": 30.0 + step,
+            "validation/own": 20.0,
+        }
+        for step in (1, 2)
+    ]
+    figure = logs.draw_learning_curve(entries)
+    figure.draw_without_rendering()
+    (legend,) = figure.legends
+    assert [text.get_text() for text in legend.get_texts()] == ["own", "sigma 15"]
+    for axes in figure.axes:
+        assert not legend.get_window_extent().overlaps(axes.get_window_extent())
 
 
 def test_entries_after_the_last_checkpoint_are_dropped(tmp_path):

@@ -11,8 +11,8 @@ from flax import nnx
 
 from sa_flax.config import Config, ModelConfig
 from sa_flax.errors import InputError
-from sa_flax.models.saved import from_pretrained, model_leaves
-from sa_flax.training.network import network_of, save_network
+from sa_flax.models.saved import PretrainedError, from_pretrained, model_leaves
+from sa_flax.training.network import best_score, network_of, save_network
 from sa_flax.training.state import create_state, make_optimizer
 
 COLOUR = Config(model=ModelConfig(width=4, levels=2), seed=3)
@@ -44,6 +44,25 @@ def test_what_a_run_leaves(colour_run):
     assert "sigma 25 | 29.50" in card
     for path, leaf in model_leaves(model).items():
         np.testing.assert_array_equal(model_leaves(loaded)[path][...], leaf[...])
+
+
+def test_the_best_network_of_a_run(colour_run):
+    model, run = colour_run
+    assert best_score(run) == -np.inf
+    with pytest.raises(PretrainedError, match="is not the directory of a run"):
+        from_pretrained(f"{run}@best")
+    (run / "starts.jsonl").write_text("")
+    with pytest.raises(PretrainedError, match="has kept no best network"):
+        from_pretrained(f"{run}@best")
+    save_network(run, model, COLOUR, step=5, scores={"sigma 25": 30.5}, best=30.5)
+    assert best_score(run) == 30.5
+    _, config = from_pretrained(f"{run}@best")
+    assert config["training"]["step"] == 5
+    assert from_pretrained(run)[1]["training"]["step"] == 7
+    with pytest.raises(PretrainedError, match="only runs have a best network"):
+        from_pretrained("color@best")
+    _, state = started(dataclasses.replace(COLOUR, seed=5, init_from=f"{run}@best"))
+    assert int(state.step) == 0
 
 
 def test_a_run_starts_from_a_saved_network(colour_run):

@@ -10,8 +10,13 @@ import pytest
 
 from sa_flax.config import Config, DataConfig, ModelConfig, OptimizerConfig
 from sa_flax.errors import DivergedError
-from sa_flax.training import run
-from sa_flax.training.state import create_state, learning_rate_schedule, make_optimizer
+from sa_flax.training.monitor import Monitor
+from sa_flax.training.state import (
+    create_state,
+    learning_rate,
+    learning_rate_schedule,
+    make_optimizer,
+)
 from sa_flax.training.steps import make_train_step, reconstruction_loss
 
 CONFIG = Config(
@@ -32,7 +37,7 @@ def test_the_average_follows_the_parameters():
     before = jax.device_get(state)
     after, metrics = make_train_step(graphdef, optimizer, CONFIG)(state, batch(), jax.random.key(0))
     assert int(after.step) == 1
-    assert set(metrics) == {"loss", "psnr", "grad_norm", "skipped"}
+    assert set(metrics) == {"loss", "psnr", "grad_norm", "learning_rate", "skipped"}
     decay = min(CONFIG.optimizer.ema_decay, 1 / 10)
     for old, new, ema in zip(
         *(jax.tree.leaves(t) for t in (before.params, after.params, after.ema)), strict=True
@@ -70,11 +75,25 @@ def test_conditioning_and_bfloat16_train():
 
 
 @pytest.mark.parametrize(
-    ("kind", "value"), [("l1", 0.2), ("l2", 0.04), ("charbonnier", (0.04 + 1e-6) ** 0.5)]
+    ("kind", "value"),
+    [
+        ("l1", 0.2),
+        ("l2", 0.04),
+        ("charbonnier", (0.04 + 1e-6) ** 0.5),
+        ("log_mse", np.log(0.04 + 1e-5)),
+    ],
 )
 def test_losses(kind, value):
     clean = jnp.full((1, 4, 4, 1), 0.5)
     np.testing.assert_allclose(reconstruction_loss(clean + 0.2, clean, kind), value, rtol=1e-5)
+
+
+def test_log_mse_is_a_mean_of_decibels():
+    """Each picture counts by its own PSNR, however large the error of another."""
+    clean = jnp.zeros((2, 4, 4, 1))
+    denoised = clean + jnp.array([0.1, 0.01]).reshape(2, 1, 1, 1)
+    expected = np.mean(np.log(np.array([0.01, 0.0001]) + 1e-5))
+    np.testing.assert_allclose(reconstruction_loss(denoised, clean, "log_mse"), expected, rtol=1e-5)
 
 
 def test_schedule():
@@ -85,6 +104,32 @@ def test_schedule():
     )
     # A run shorter than the warm-up still reaches the highest rate.
     assert float(learning_rate_schedule(config, 4)(2)) == 1
+
+
+def test_a_schedule_that_can_be_extended():
+    config = OptimizerConfig(
+        learning_rate=1.0, warmup_steps=10, final_fraction=0.1, schedule="wsd", decay_share=0.2
+    )
+    schedule, longer = (learning_rate_schedule(config, steps) for steps in (100, 1000))
+    rates = [schedule(step) for step in (0, 5, 10, 50, 80, 90, 100, 200)]
+    np.testing.assert_allclose(rates, [0, 0.5, 1, 1, 1, 0.55, 0.1, 0.1], rtol=1e-6)
+    before = [longer(step) for step in (0, 5, 10, 50, 80)]
+    np.testing.assert_allclose(before, rates[:5], rtol=1e-6)
+    for share, expected in ((0.0, [1, 1]), (1.0, [1, 0.55])):
+        all_of_it = dataclasses.replace(config, decay_share=share)
+        schedule = learning_rate_schedule(all_of_it, 100)
+        np.testing.assert_allclose([schedule(10), schedule(55)], expected, rtol=1e-6)
+
+
+def test_the_rate_that_is_logged_is_the_one_that_is_used():
+    optimizer = make_optimizer(CONFIG.optimizer, CONFIG.steps)
+    graphdef, state = create_state(CONFIG, optimizer)
+    step = make_train_step(graphdef, optimizer, CONFIG)
+    schedule = learning_rate_schedule(CONFIG.optimizer, CONFIG.steps)
+    for number in range(3):
+        state, metrics = step(state, batch(number), jax.random.key(0))
+        np.testing.assert_allclose(metrics["learning_rate"], schedule(number), rtol=1e-6)
+    np.testing.assert_allclose(learning_rate(CONFIG.optimizer, CONFIG.steps, state), schedule(3))
 
 
 def test_only_kernels_decay():
@@ -114,22 +159,29 @@ def test_an_update_that_is_not_finite_changes_nothing_but_the_step():
 
 def as_metrics(losses: list[float]) -> list[dict[str, jax.Array]]:
     return [
-        {"loss": jnp.float32(x), "grad_norm": jnp.float32(1), "skipped": jnp.int32(x != x)}
-        for x in losses
+        {
+            "loss": jnp.float32(x),
+            "grad_norm": jnp.float32(1),
+            "learning_rate": jnp.float32(number + 1),
+            "skipped": jnp.int32(x != x),
+        }
+        for number, x in enumerate(losses)
     ]
 
 
 def test_skipped_updates_are_counted_and_left_out_of_the_means():
-    monitor = run.Monitor(3)
+    monitor = Monitor(3)
     nan = float("nan")
     means = monitor.means(as_metrics([0.1, nan, 0.3]), last_step=3)
-    assert means == {"loss": pytest.approx(0.2), "grad_norm": 1, "skipped": 1}
-    assert monitor.means(as_metrics([nan, nan]), last_step=5) == {"skipped": 2}
+    last = {"learning_rate": 3, "skipped": 1}
+    assert means == {"loss": pytest.approx(0.2), "grad_norm": 1} | last
+    last = {"learning_rate": 2, "skipped": 2}
+    assert monitor.means(as_metrics([nan, nan]), last_step=5) == last
     assert monitor.skipped == 3
 
 
 def test_too_many_skipped_in_a_row_stop_the_run():
-    monitor = run.Monitor(3)
+    monitor = Monitor(3)
     nan = float("nan")
     monitor.means(as_metrics([nan, nan, 0.1, nan]), last_step=4)
     with pytest.raises(DivergedError, match=r"3 times .*step 6 .*--optimizer.learning-rate"):
