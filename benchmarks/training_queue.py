@@ -7,8 +7,9 @@ the public domain or under CC-BY train; the bundled validation and test pictures
 cut into tiles: the most textured ones at 0.6 to 0.25 of their size, with the chroma of 4:2:0 files,
 whose spectrum is that of the published test sets (at full size most crops of a photograph are
 smooth, and its chroma is noisier than theirs). For `photo` there are besides tiles of every kind at
-full size, some of them exposed so that whites or blacks are lost in large areas, and pages of text:
-clipped noise has a mean that is off there, which has to be learned.
+full size; some exposed so that whites or blacks are lost in large areas, and pages of text, since
+clipped noise has a mean that is off there, which has to be learned; and some seen through a mesh,
+since fine regular patterns were taken for noise.
 
 Validation is on DIR/bsds500/val outside CBSD68 (the ids are in DIR/bsds500/cbsd68_ids.txt) where
 that is there, else on the bundled validation pictures.
@@ -31,6 +32,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -114,6 +116,9 @@ def training_tiles(picture: Image.Image, everything: bool) -> Iterator[tuple[str
                 yield f"bright-{number}", exposed(tile, 51)
             if number % 5 == 3:
                 yield f"dark-{number}", exposed(tile, 40)
+            if number % 5 in (2, 4):
+                seed = zlib.crc32(f"{picture.size} {number}".encode())
+                yield f"mesh-{number}", through_a_mesh(tile, seed)
 
 
 def exposed(picture: Image.Image, percentile: int) -> Image.Image:
@@ -122,6 +127,38 @@ def exposed(picture: Image.Image, percentile: int) -> Image.Image:
     edge = float(np.percentile(pixels, percentile))
     low, high = (0.0, max(edge, 0.1)) if percentile > 50 else (min(edge, 0.9), 1.0)
     return Image.fromarray((255 * np.clip((pixels - low) / (high - low), 0, 1)).astype(np.uint8))
+
+
+def through_a_mesh(picture: Image.Image, seed: int) -> Image.Image:
+    """With a part of it multiplied by a fine regular pattern: holes, lines or squares.
+
+    Periods are 2 to 10 pixels along each of two directions; contrast, hardness and the part (from a
+    quarter to all of the picture) are drawn.
+    """
+    random = np.random.default_rng(seed)
+    pixels = np.asarray(picture) / 255
+    y, x = np.mgrid[: pixels.shape[0], : pixels.shape[1]]
+    angle = random.uniform(0, np.pi)
+    skew = random.choice([0.5, 0.5, 0.33, random.uniform(0.2, 0.8)]) * np.pi
+    waves = []
+    for direction in (angle, angle + skew):
+        frequency = 2 * np.pi / random.uniform(2, 10)
+        along = np.cos(direction) * x + np.sin(direction) * y
+        waves.append(np.cos(frequency * along + random.uniform(0, 2 * np.pi)))
+    wave = waves[0] if random.random() < 0.3 else (waves[0] + waves[1]) / 2
+    pattern = 0.5 + 0.5 * np.tanh(random.uniform(0.7, 4) * (wave - random.uniform(-0.3, 0.3)))
+    depth = random.uniform(0.1, 1) * np.ones(3)
+    if random.random() < 0.3:  # coloured threads
+        depth = depth * random.uniform(0.3, 1, 3)
+    rows, columns = (int(random.uniform(0.5, 1) * side) for side in pixels.shape[:2])
+    top, left = (
+        int(random.uniform(0, s - n + 1))
+        for s, n in zip(pixels.shape[:2], (rows, columns), strict=True)
+    )
+    part = np.s_[top : top + rows, left : left + columns]
+    meshed = pixels.copy()
+    meshed[part] *= 1 - depth * pattern[part][..., None]
+    return Image.fromarray((255 * meshed).round().astype(np.uint8))
 
 
 def page(seed: int) -> Image.Image:

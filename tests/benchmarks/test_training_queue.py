@@ -6,7 +6,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from benchmarks.training_queue import exposed, is_free, page, prepare, tiles, with_subsampled_chroma
+from benchmarks.training_queue import (
+    exposed,
+    is_free,
+    page,
+    prepare,
+    through_a_mesh,
+    tiles,
+    with_subsampled_chroma,
+)
 
 
 def half_textured() -> Image.Image:
@@ -42,6 +50,20 @@ def test_exposure_loses_whites_or_blacks():
     assert np.mean(dark == 0) == pytest.approx(0.3, abs=0.02)
     assert bright.min() == 0
     assert dark.max() == 255
+
+
+def test_a_mesh_is_regular_and_fine():
+    gray = Image.fromarray(np.full((144, 144, 3), 200, np.uint8))
+    seen = [np.asarray(through_a_mesh(gray, seed), float) for seed in range(8)]
+    for picture in seen:
+        assert picture.max() == 200
+        changed = np.argwhere(picture.min(-1) < 199)
+        assert len(changed) > 500
+        spectrum = np.abs(np.fft.rfft2(picture[..., 0] - picture[..., 0].mean()))
+        strongest = np.unravel_index(spectrum.argmax(), spectrum.shape)
+        frequency = np.hypot(np.fft.fftfreq(144)[strongest[0]], strongest[1] / 144)
+        assert frequency < 0.71
+    assert np.std([picture.mean() for picture in seen]) > 1
 
 
 def test_pages_are_mostly_paper():
