@@ -96,8 +96,8 @@ def main() -> int:
 - **Network**: {config["model"]}, {json.dumps(config["options"])}.
 - **Trained on**: {arguments.noise}
 - **Pictures**: the photographs in [PICTURES.tsv](../PICTURES.tsv), all CC0, public domain or CC-BY,
-  each at its own size and at 0.6 of it.
-- **Training**: {training["step"]:,} steps of {run["data"]["batch_size"]} crops of
+  cut into tiles (`benchmarks/training_queue.py` says how).
+- **Training**: at last {training["step"]:,} steps of {run["data"]["batch_size"]} crops of
   {run["data"]["crop"]} x {run["data"]["crop"]} pixels, AdamW at
   {run["optimizer"]["learning_rate"]:g}, {arguments.cpu_minutes:g} minutes of processor time in all
   (`python -m benchmarks.training_queue`). One seed.

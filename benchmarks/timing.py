@@ -74,7 +74,7 @@ def device() -> str:
     return f"{len(os.sched_getaffinity(0))}-core CPU, {model}"
 
 
-def save(name: str, results: dict[str, Any], *, folder: Path = RESULTS) -> Path:
+def save(name: str, results: dict[str, Any], *, folder: Path | None = None) -> Path:
     """Writes results, device and versions to NAME-DEVICE-jax-RELEASE.json; returns its path."""
     import jax
 
@@ -92,6 +92,7 @@ def save(name: str, results: dict[str, Any], *, folder: Path = RESULTS) -> Path:
         "load_average": os.getloadavg()[0],
         **results,
     }
+    folder = RESULTS if folder is None else folder
     folder.mkdir(parents=True, exist_ok=True)
     where = jax.default_backend()
     if where == "cpu":

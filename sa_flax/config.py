@@ -288,7 +288,8 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
                 f"{where} must be one of {', '.join(map(str, choices))}; got {value!r}."
             )
         return value
-    allowed = typing.get_args(hint) if origin is types.UnionType else (origin or hint,)
+    kinds = typing.get_args(hint) if origin is types.UnionType else (hint,)
+    allowed = tuple(typing.get_origin(kind) or kind for kind in kinds)
     if float in allowed:
         allowed = (*allowed, int)
     if not isinstance(value, allowed) or (isinstance(value, bool) and bool not in allowed):

@@ -143,7 +143,7 @@ def study(arguments: argparse.Namespace) -> int:
             "statistics": "window" if c.window else "whole",
             "step_ms": round(costs[c.name], 3),
             "steps": trained.steps,
-            "cpu_seconds": round(trained.cpu_seconds, 1),
+            "cpu_seconds": round(trained.cpu_seconds, 2),
             "curve": trained.curve,
             "settings": dataclasses.asdict(settings),
             "machine": {

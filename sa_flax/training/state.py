@@ -60,7 +60,9 @@ def learning_rate(config: OptimizerConfig, steps: int, state: "TrainState") -> j
     nodes = jax.tree.leaves(state.opt_state, is_leaf=_is_schedule)
     counts = [node.count for node in nodes if _is_schedule(node)]
     count = counts[0] if counts else state.step
-    return jnp.asarray(learning_rate_schedule(config, steps)(count), jnp.float32)
+    # Optax divides whole numbers, for those who promote strictly as for others.
+    with jax.numpy_dtype_promotion("standard"):
+        return jnp.asarray(learning_rate_schedule(config, steps)(count), jnp.float32)
 
 
 def _is_schedule(node: Any) -> bool:

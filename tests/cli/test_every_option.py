@@ -21,13 +21,29 @@ LINES = [
     "--csv {tmp}/e.csv --quiet",
     "evaluate {run} --images {pairs} --noisy {pairs} --noisy-suffix _real --clean-suffix _mean "
     "--verbose",
+    "evaluate {run} --images {in} --noise gaussian poisson_gaussian correlated --sigma 20 "
+    "--noise.clip --noise.gain 0.01 --noise.read-noise 0.01 --noise.sigma-range 5 20 "
+    "--noise.blur-range 0 1 --noise.chroma-blur-range 0 1 --noise.shared 0.5",
+    "evaluate {run} --images {in} --noise.kind camera photo --noise.shot-range 1e-4 1e-2 "
+    "--noise.mosaic 1 --noise.smoothing 0 --noise.white 0.3 --noise.correlated 0.3 "
+    "--noise.camera 0.3 --noise.clipped 1 --noise.jpeg 1 --noise.quality-range 50 90",
     "add-noise {in} --output {tmp}/noisy --noise gaussian --sigma 10 --seed 1 --overwrite "
     "--json {tmp}/noise.json --format png --quiet",
     "add-noise {in}/a.png -o {tmp}/n.jpg --noise correlated --quality 80 --verbose",
+    "add-noise {in}/a.png -o {tmp}/1.png --noise correlated --noise.clip --noise.sigma-range 5 20 "
+    "--noise.blur-range 0 1 --noise.chroma-blur-range 0 1 --noise.shared 0.5",
+    "add-noise {in}/a.png -o {tmp}/2.png --noise poisson_gaussian --noise.gain 0.01 "
+    "--noise.read-noise 0.01",
+    "add-noise {in}/a.png -o {tmp}/3.png --noise camera --noise.shot-range 1e-4 1e-2 "
+    "--noise.mosaic 1 --noise.smoothing 0",
+    "add-noise {in}/a.png -o {tmp}/4.png --noise photo --noise.white 0.3 --noise.correlated 0.3 "
+    "--noise.camera 0.3 --noise.clipped 1 --noise.jpeg 1 --noise.quality-range 50 90",
     "report {in}/sub --before {in}/sub --clean {in}/sub --output {tmp}/seen.html --quiet",
     "report {in} --before {in} --verbose",
     "export {run} --output {tmp}/net.stablehlo --no-check --quiet",
     "export {run} -o {tmp}/other.stablehlo --verbose",
+    "export {run} -o {tmp}/net.dtmodel --license MIT --training-data photographs "
+    "--training-data-license CC0",
     "port {pth} --architecture dncnn --output {tmp}/ported --fold --torch-file {tmp}/net.pth "
     "--largest 2 --quiet",
     "port {pth} --architecture dncnn --output {tmp}/again --verbose",
