@@ -101,8 +101,10 @@ def tiles(picture: Image.Image, scale: float) -> list[tuple[float, Image.Image]]
     return found
 
 
-def training_tiles(picture: Image.Image, everything: bool) -> Iterator[tuple[str, Image.Image]]:
-    """The tiles of a photograph that train, by name: see above."""
+def training_tiles(
+    picture: Image.Image, everything: bool, seed: int
+) -> Iterator[tuple[str, Image.Image]]:
+    """The tiles of a photograph that train, by name: see above. `seed` draws its meshes."""
     for percent in (60, 45, 33, 25):
         found = sorted(tiles(picture, percent / 100), key=lambda tile: -tile[0])
         for number, (texture, tile) in enumerate(found[: max(1, round(0.6 * len(found)))]):
@@ -117,8 +119,7 @@ def training_tiles(picture: Image.Image, everything: bool) -> Iterator[tuple[str
             if number % 5 == 3:
                 yield f"dark-{number}", exposed(tile, 40)
             if number % 5 in (2, 4):
-                seed = zlib.crc32(f"{picture.size} {number}".encode())
-                yield f"mesh-{number}", through_a_mesh(tile, seed)
+                yield f"mesh-{number}", through_a_mesh(tile, seed + number)
 
 
 def exposed(picture: Image.Image, percentile: int) -> Image.Image:
@@ -207,7 +208,8 @@ def prepare(data: Path, folder: Path, everything: bool) -> None:
         if not is_free(row["licence"]) or bundled.get(row["file"]) in ("validation", "test"):
             continue
         source = data / "photos" / row["file"]
-        for name, tile in training_tiles(Image.open(source).convert("RGB"), everything):
+        picture, seed = Image.open(source).convert("RGB"), zlib.crc32(row["file"].encode())
+        for name, tile in training_tiles(picture, everything, seed):
             tile.save(partial / "train" / f"{source.stem}-{name}.png")
     for seed in range(_PAGES if everything else 0):
         page(seed).save(partial / "train" / f"page-{seed}.png")

@@ -61,13 +61,14 @@ def variance_scaling(
         deviation = math.sqrt(scale / max(fan, 1))
         size = math.prod(shape)
         count = -(-size // _PIECE)
-        if isinstance(_piece(key, 0, distribution), jax.core.Tracer):
+        first = _piece(key, 0, distribution)
+        if isinstance(first, jax.core.Tracer):
             drawn = jax.lax.map(lambda n: _piece(key, n, distribution), jnp.arange(count))
             row = drawn.reshape(-1)[:size]
             return (row.reshape(shape) * np.float32(deviation)).astype(dtype)
         # On the host: slices and products compile for every shape, too.
-        drawn = [_piece(key, number, distribution) for number in range(count)]
-        row = np.concatenate([np.empty(0, np.float32), *drawn])[:size]
+        rest = (_piece(key, number, distribution) for number in range(1, count))
+        row = np.concatenate([first, *rest])[:size]
         return _whole((row * np.float32(deviation)).reshape(shape), dtype)
 
     return initialise

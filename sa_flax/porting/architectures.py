@@ -5,7 +5,7 @@ first is the one that is written.
 """
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -112,6 +112,11 @@ def unet_places(model: AttentionUNet) -> dict[str, list[Any]]:
     return {place: list(stack.layers) for place, stack in stacks.items()}
 
 
+def blocks_option(counts: Sequence[int]) -> int | list[int]:
+    """The U-Net's option `blocks` for so many at each level, the finest first."""
+    return counts[0] if len(set(counts)) == 1 else list(counts)
+
+
 def _unet_tables(model: AttentionUNet) -> tuple[RuleTable, ...]:
     rules: list[Rule] = []
     for torch, flax in (("head", "head"), ("tail", "tail")):
@@ -156,7 +161,7 @@ def _unet_options(state: State) -> Options:
         "channels": tail.shape[0],
         "width": head.shape[0],
         "levels": levels,
-        "blocks": blocks[0] if len(set(blocks)) == 1 else blocks,
+        "blocks": blocks_option(blocks),
         "noise_level": head.shape[1] > tail.shape[0],
         "attention": "none",
         "attend": "none",

@@ -12,7 +12,7 @@ from sa_flax.errors import InputError
 from sa_flax.models.dncnn import DnCNN, fold_batch_norm
 from sa_flax.models.unet import AttentionUNet
 from sa_flax.modules.attention import make_attention
-from sa_flax.porting.architectures import unet_places
+from sa_flax.porting.architectures import blocks_option, unet_places
 from sa_flax.porting.attention_rules import (
     ATTENTION_RULES,
     Slot,
@@ -105,7 +105,7 @@ def _unet_options(model: AttentionUNet) -> dict[str, Any]:
         "channels": model.channels,
         "width": model.head.kernel.shape[-1],
         "levels": model.levels,
-        "blocks": len(places["bottom"]),
+        "blocks": blocks_option([len(stack.layers) for stack in (*model.encoder, model.bottom)]),
         "attention": "none",
         "attend": "none",
         "noise_level": model.noise_level,

@@ -44,6 +44,13 @@ def results(model, module, *, sigma=None):
     return np.asarray(model(jnp.asarray(x), *map(jnp.asarray, level))), theirs
 
 
+@pytest.mark.parametrize("name", sa_flax.list_pretrained())
+def test_the_networks_that_come_with_the_package(name):
+    model, _ = sa_flax.from_pretrained(name)
+    ours, theirs = results(model, twin_of(model).module())
+    np.testing.assert_allclose(ours, theirs, atol=1e-5)
+
+
 @pytest.mark.parametrize(
     ("options", "expected"),
     [
@@ -51,6 +58,10 @@ def results(model, module, *, sigma=None):
         (
             {"attention": "shuffle", "attend": "encoder", "blocks": 2, "noise_level": True},
             {"attention": "shuffle", "attend": "encoder", "attention_options": {}},
+        ),
+        (
+            {"attention": "eca", "attend": "decoder", "blocks": (3, 1)},
+            {"attention": "eca", "attend": "decoder", "blocks": [3, 1]},
         ),
         (
             {"attention": "danet", "attend": "both", "attention_options": {"reduction": 2}},
