@@ -56,6 +56,9 @@ def main() -> int:
     parser.add_argument("--cpu-minutes", type=float, required=True, help="spent on training it")
     parser.add_argument("--purpose", required=True, help="a sentence: for which pictures")
     parser.add_argument("--noise", required=True, help="a sentence: what it was trained on")
+    parser.add_argument(
+        "--keep-detail", type=float, default=0.0, help="how much texture its results get back"
+    )
     parser.add_argument("--limits", required=True, help="sentences: what it can't do, its harms")
     arguments = parser.parse_args()
     tune_cpu()
@@ -78,6 +81,7 @@ def main() -> int:
     shipped = {
         "model": config["model"],
         "options": config["options"],
+        **({"keep_detail": arguments.keep_detail} if arguments.keep_detail else {}),
         "training": {
             "steps": training["step"],
             "cpu_minutes": arguments.cpu_minutes,

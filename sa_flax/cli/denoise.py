@@ -78,9 +78,9 @@ def parser() -> Parser:
     options.add_argument(
         "--keep-detail",
         type=share,
-        default=0.0,
         metavar="0..1",
-        help="how much fine texture to put back (default: 0)",
+        help="how much of the texture that was taken for noise to put back (default: what the "
+        "network was saved with: photo 1, others 0)",
     )
     options.add_argument(
         "--self-ensemble",

@@ -15,8 +15,8 @@ from sa_flax.errors import InputError
 from sa_flax.functional.statistics import Window
 from sa_flax.inference.arrays import as_batch, check_values, from_unit, to_unit
 from sa_flax.inference.finish import REACH, Finish
-from sa_flax.inference.whole_or_tiles import Engine, Report, ignore
-from sa_flax.models.saved import from_pretrained, suits_gray
+from sa_flax.inference.whole_or_tiles import Engine, Pair, Report, ignore
+from sa_flax.models.saved import from_pretrained, keep_detail_of, suits_gray
 from sa_flax.pictures import split_alpha
 
 
@@ -46,6 +46,10 @@ class Denoiser:
 
     Networks of other makers go through whole, unless they have the attributes `receptive_radius`
     and `stride` and are built from `sa_flax.modules`.
+
+    A saved network whose config has "keep_detail" (of the shipped ones `photo`, 1) gets that much
+    of the texture back that it took for noise, in every result of `denoiser(noisy)`; the attribute
+    `keep_detail` says how much, and 0 leaves what the network makes.
 
     For `jax.jit`, `jax.vmap` and gradients, and without clipping, see `apply`.
 
@@ -91,6 +95,7 @@ class Denoiser:
         self.channels = channels
         self.takes_noise_level: bool = getattr(model, "noise_level", False)
         self.suits_gray = channels == 1
+        self.keep_detail = 0.0
         self._graphdef, state = nnx.split(model)
         self._rows: NamedSharding | None = None
         if devices != 1:
@@ -124,6 +129,7 @@ class Denoiser:
         except TypeError as error:
             raise InputError(f"{name}: {error}") from error
         denoiser.suits_gray = suits_gray(config)
+        denoiser.keep_detail = keep_detail_of(config, str(name))
         return denoiser
 
     def with_variables(self, *states: nnx.State) -> "Denoiser":
@@ -172,7 +178,7 @@ class Denoiser:
         sigma: float | None = None,
         *,
         strength: float = 1.0,
-        keep_detail: float = 0.0,
+        keep_detail: float | None = None,
         self_ensemble: bool = False,
         report: Report = ignore,
     ) -> Any:
@@ -185,8 +191,9 @@ class Denoiser:
           noisy: see the class.
           sigma: noise level in [0, 1] units, for networks that were trained to be told it.
           strength: how much of what the network takes away is taken away: 1 all, 0 nothing.
-          keep_detail: how much texture to put back, 0 to 1: what stands out of the noise in the
-            finest scales of what was taken away (see `sa_flax.inference.finish.texture`).
+          keep_detail: how much texture to put back, 0 to 1: where more was taken away than usual at
+            that brightness in this picture, what is too much for noise (see
+            `sa_flax.inference.finish.texture`). By default `self.keep_detail`.
           self_ensemble: mean over the eight flips and rotations of the picture, at eight times the
             cost.
           report: called with (tiles done, tiles in all) after each tile. What it raises ends the
@@ -205,7 +212,7 @@ class Denoiser:
                 "float pictures in [0, 1]."
             )
         self._check_sigma(sigma)
-        finish = Finish(strength, keep_detail)
+        finish = Finish(strength, self.keep_detail if keep_detail is None else keep_detail)
         pictures = np.asarray(noisy)
         batch = as_batch(pictures)
         colour, alpha = split_alpha(batch)
@@ -283,16 +290,22 @@ class Denoiser:
     ) -> None:
         """(H, W, C) of any kind through the network, into `clean`. C is 1 or the network's."""
         channels = noisy.shape[-1]
-        finish = finish.for_picture(noisy)
 
         def convert(part: np.ndarray) -> np.ndarray:
             unit = to_unit(part)
             return np.repeat(unit, self.channels, axis=-1) if channels != self.channels else unit
 
-        def back(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+        def as_picture(x: np.ndarray, y: np.ndarray) -> Pair:
             if channels != self.channels:
-                x, y = x[..., :1], y.mean(axis=-1, keepdims=True)
-            return finish(x, y)
+                return x[..., :1], y.mean(axis=-1, keepdims=True)
+            return x, y
+
+        def look(pairs: list[Pair]) -> None:
+            nonlocal finish
+            finish = finish.after(as_picture(x, y) for x, y in pairs)
+
+        def back(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+            return finish(*as_picture(x, y))
 
         def write(first: int, rows: np.ndarray) -> None:
             rows = rows[: len(clean) - first, : clean.shape[1]]
@@ -300,12 +313,15 @@ class Denoiser:
 
         if self._rows is not None:
             x = convert(noisy)
-            write(0, back(x, self._on_devices(x, sigma)))
+            y = self._on_devices(x, sigma)
+            look([(x, y)])
+            write(0, back(x, y))
             report(1, 1)
             return
         self._engine.run(
             self._state, noisy, sigma, convert=convert, back=back, write=write,
-            reach=REACH if finish.looks_around else 0, self_ensemble=self_ensemble, report=report,
+            look=look if finish.looks_around else None, reach=REACH if finish.looks_around else 0,
+            self_ensemble=self_ensemble, report=report,
         )  # fmt: skip
 
     def _on_devices(self, x: np.ndarray, sigma: float | None) -> np.ndarray:

@@ -1,93 +1,133 @@
 """What is done to a network's result: less of it, and texture put back.
 
-Pictures are float, (H, W, C); both functions look at single pixels or a few around them.
+Pictures are float, (H, W, C); what looks around a pixel looks `REACH` pixels far.
 """
 
 import dataclasses
+from collections.abc import Iterable
 
 import numpy as np
 
-from sa_flax.inference.arrays import to_unit
+# How far `texture` looks: a wavelet of 2 pixels, and means over the wider windows, taken twice.
+_WIDTHS = (5, 11)
+REACH = 2 + 2 * (_WIDTHS[1] // 2)
+# Sides of the blocks over which the noise in either band is measured.
+_BLOCKS = (8, 12)
+# Groups of blocks by brightness, and how many a group has at least.
+_GROUPS, _LEAST = 8, 20
+# What is removed is texture where it has more than this many times the power that is usual.
+_TOLERATED = 2.0
+# Steps of brightness at which the noise is looked up.
+_STEPS = 1024
+# Brightness and two colours, orthonormal, so that white noise has the same power in each.
+_OPPONENT = np.array([[1, 1, 1], [1, 0, -1], [1, -2, 1]], np.float32)
+_OPPONENT /= np.linalg.norm(_OPPONENT, axis=1, keepdims=True)
 
-# Scales of `texture`, and how far it looks.
-_SCALES = 3
-REACH = 2 * (2**_SCALES - 1)
-# Standard deviation of white noise of deviation 1 in each scale of `_details`.
-_WHITE = (0.8908, 0.2007, 0.0856)
 
+def _bands(noisy: np.ndarray, clean: np.ndarray) -> tuple[list[np.ndarray], np.ndarray]:
+    """What was removed, fine and coarse, and how bright the result is.
 
-def _details(x: np.ndarray) -> list[np.ndarray]:
-    """The finest scales of (H, W): differences between ever smoother versions of it.
-
-    The undecimated ("a trous") wavelet with the B3 spline [1 4 6 4 1] / 16, mirrored at the edges.
+    Returns:
+      Two (H, W, C) arrays whose sum is `noisy - clean`, in brightness and colours where it has
+      three channels: the finest scale of the undecimated wavelet with the B3 spline
+      [1 4 6 4 1] / 16, and the rest. And (H, W): mean of the channels of `clean`, smoothed.
     """
-    from scipy.ndimage import correlate1d  # not at every start
+    from scipy.ndimage import correlate1d, uniform_filter  # not at every start
 
+    removed = noisy - clean
+    if removed.shape[-1] == 3:
+        removed = removed @ _OPPONENT.T
     spline = np.array([1, 4, 6, 4, 1], np.float32) / 16
-    details = []
-    for scale in range(_SCALES):
-        weights = np.zeros(4 * 2**scale + 1, np.float32)
-        weights[:: 2**scale] = spline
-        smooth = x
-        for axis in (0, 1):
-            smooth = correlate1d(smooth, weights, axis=axis, mode="mirror")
-        details.append(x - smooth)
-        x = smooth
-    return details
+    coarse = removed
+    for axis in (0, 1):
+        coarse = correlate1d(coarse, spline, axis=axis, mode="mirror")
+    brightness = uniform_filter(clean.mean(axis=-1, dtype=np.float32), _WIDTHS[0], mode="mirror")
+    return [removed - coarse, coarse], brightness
 
 
-def texture(noisy: np.ndarray, clean: np.ndarray, sigma: float) -> np.ndarray:
-    """What a denoiser took for noise and is likely none, (H, W, 1).
+def _means(x: np.ndarray, side: int) -> np.ndarray:
+    """Means over blocks of side x side (less where x is smaller): (n, C) of (H, W, C)."""
+    high, wide = (min(side, length) for length in x.shape[:2])
+    rows, columns = x.shape[0] // high, x.shape[1] // wide
+    blocks = x[: rows * high, : columns * wide].reshape(rows, high, columns, wide, -1)
+    return blocks.mean(axis=(1, 3)).reshape(rows * columns, -1)
 
-    The luminance (mean of the channels) of `noisy - clean`, in its three finest wavelet scales,
-    each value d of them shrunk to `d * max(1 - (3 s / |d|)^2, 0)` (the non-negative garrote), s
-    being the noise in that scale: plain noise goes to 0, what stands out of it stays.
+
+@dataclasses.dataclass(frozen=True)
+class Removed:
+    """How much a denoiser usually takes away from a picture, by brightness: the picture's noise.
+
+    Of the blocks of a picture, those of like brightness are expected to have like noise, of
+    whatever level, colour and grain. Most of them are smooth enough to have lost nothing else, so
+    the median over them of the power that was removed is the noise's.
+
+    Attributes:
+      power: for the fine and the coarse band, (1024, C): mean square at a brightness from 0 to 1.
+    """
+
+    power: tuple[np.ndarray, np.ndarray]
+
+    @classmethod
+    def of(cls, pairs: Iterable[tuple[np.ndarray, np.ndarray]]) -> "Removed":
+        """From one or more parts of a picture, each (noisy, clean), (H, W, C)."""
+        measured = [_bands(noisy, clean) for noisy, clean in pairs]
+        levels = np.linspace(0, 1, _STEPS)
+        power = []
+        for band, side in enumerate(_BLOCKS):
+            squares = np.concatenate(
+                [_means(np.square(bands[band]), side) for bands, _ in measured]
+            )
+            light = np.concatenate([_means(b[..., None], side)[:, 0] for _, b in measured])
+            count = min(max(len(squares) // _LEAST, 1), _GROUPS)
+            groups = np.array_split(np.argsort(light), count)
+            at = [light[group].mean() for group in groups]
+            usual = np.stack([np.median(squares[group], axis=0) for group in groups])
+            between = [np.interp(levels, at, channel) for channel in usual.T]
+            power.append(np.stack(between, axis=-1).astype(np.float32))
+        return cls((power[0], power[1]))
+
+
+def texture(noisy: np.ndarray, clean: np.ndarray, usual: Removed) -> np.ndarray:
+    """What a denoiser took for noise and is likely none, (H, W, C).
+
+    Where the power P of what was removed, around a pixel, is above that of the noise, N, the rest
+    is texture; of both together the best linear estimate of the texture is
+
+        max(1 - 2 N / P, 0) * (noisy - clean),
+
+    Wiener's, with twice the noise, since P is known from few pixels. It is taken in two bands, fine
+    and coarse, of brightness and of two colours each, and P as a mean over 5 x 5 and 11 x 11
+    pixels, taken twice.
 
     Args:
       noisy, clean: (H, W, C) float.
-      sigma: standard deviation of the noise in the luminance of `noisy`.
+      usual: what was removed of this picture in most places.
     """
-    removed = (noisy - clean).mean(axis=-1, dtype=np.float32)
-    kept = np.zeros_like(removed)
-    for detail, share in zip(_details(removed), _WHITE, strict=True):
-        threshold = 3 * share * sigma
-        square = np.square(detail)
-        with np.errstate(divide="ignore", invalid="ignore"):
-            kept += np.where(square > threshold**2, detail - threshold**2 / detail, 0)
-    return kept[..., None]
+    from scipy.ndimage import uniform_filter
 
-
-def luminance_noise(picture: np.ndarray) -> float:
-    """Standard deviation of the noise in the mean of a picture's channels, in [0, 1] units.
-
-    The median of the absolute values of the finest scale, over 0.6745 and that scale's share of
-    white noise (Donoho and Johnstone, 1994), of at most sixteen parts of 128 x 128 of the picture.
-    """
-    rows, columns = (_starts(length, 128) for length in picture.shape[:2])
-    finest = [
-        _details(to_unit(picture[r : r + 128, c : c + 128]).mean(axis=-1))[0].ravel()
-        for r in rows
-        for c in columns
-    ]
-    return float(np.median(np.abs(np.concatenate(finest))) / 0.6745 / _WHITE[0])
-
-
-def _starts(length: int, part: int) -> list[int]:
-    count = min(4, -(-length // part))
-    return [round(i * max(length - part, 0) / max(count - 1, 1)) for i in range(count)]
+    bands, brightness = _bands(noisy, clean)
+    level = np.clip(brightness * (_STEPS - 1) + 0.5, 0, _STEPS - 1).astype(np.int32)
+    kept = np.zeros_like(bands[0])
+    for band, power, width in zip(bands, usual.power, _WIDTHS, strict=True):
+        around = np.square(band)
+        for _ in range(2):
+            around = uniform_filter(around, (width, width, 1), mode="mirror")
+        noise = _TOLERATED * power[level]
+        kept += band * np.maximum(1 - noise / np.maximum(around, 1e-12), 0)
+    return kept @ _OPPONENT if kept.shape[-1] == 3 else kept
 
 
 @dataclasses.dataclass(frozen=True)
 class Finish:
     """Strength and kept detail: `finish(noisy, clean) -> result`, (H, W, C) float.
 
-        clean' = clean + keep_detail * texture(noisy, clean)
+        clean' = clean + keep_detail * texture(noisy, clean, usual)
         result = noisy + strength * (clean' - noisy)
 
     Attributes:
       strength: how much of the noise to take away, 0 to 1.
       keep_detail: how much of `texture` to put back, 0 to 1.
-      sigma: what `texture` is told.
+      usual: what `texture` is told.
 
     Raises:
       ValueError: for numbers outside of [0, 1].
@@ -95,7 +135,7 @@ class Finish:
 
     strength: float = 1.0
     keep_detail: float = 0.0
-    sigma: float = 0.0
+    usual: Removed | None = None
 
     def __post_init__(self):
         for name in ("strength", "keep_detail"):
@@ -108,15 +148,14 @@ class Finish:
         """Whether the result of a pixel depends on pixels around it, up to `REACH` away."""
         return self.keep_detail > 0
 
-    def for_picture(self, picture: np.ndarray) -> "Finish":
-        """Told the noise of this picture, where that is needed."""
-        if not self.looks_around:
-            return self
-        return dataclasses.replace(self, sigma=luminance_noise(picture))
+    def after(self, pairs: Iterable[tuple[np.ndarray, np.ndarray]]) -> "Finish":
+        """Told what was removed from the picture, or from parts of it: each (noisy, clean)."""
+        return dataclasses.replace(self, usual=Removed.of(pairs)) if self.looks_around else self
 
     def __call__(self, noisy: np.ndarray, clean: np.ndarray) -> np.ndarray:
-        if self.keep_detail:
-            clean = clean + np.float32(self.keep_detail) * texture(noisy, clean, self.sigma)
+        if self.looks_around:
+            assert self.usual is not None, "call `after` first"
+            clean = clean + np.float32(self.keep_detail) * texture(noisy, clean, self.usual)
         if self.strength == 1:
             return clean
         return noisy + np.float32(self.strength) * (clean - noisy)

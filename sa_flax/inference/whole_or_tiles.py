@@ -15,14 +15,20 @@ from sa_flax.modules.affinities import DANet, NonLocal, SelfAttention
 
 Forward = Callable[[Any, jax.Array, Any], jax.Array]
 Report = Callable[[int, int], None]
+# What a network was given and what it made of it, each (H, W, C).
+Pair = tuple[np.ndarray, np.ndarray]
 # What a network's result at a pixel depends on: pixels near it ("local"); besides, statistics of
 # the whole picture ("pooled") or of a window ("windowed"); all pixels ("everywhere"); not known.
 Kind = Literal["local", "pooled", "windowed", "everywhere", "unknown"]
 
 # Beside tiles and pictures: what compiling takes for a while, and small arrays.
 _RESERVE = 250 * 2**20
-# Parts of a picture, each way, that statistics are estimated from.
+# Parts of a picture, each way, that statistics are estimated from; and their sides where it is
+# not a network's statistics but what it removes that is looked at.
 _PARTS = 4
+_LOOKED_AT = 128
+# Pixels of a picture that is held as a whole before anything is done to the result.
+_HELD = 2**20
 
 
 def ignore(done: int, total: int) -> None:
@@ -88,6 +94,7 @@ class Engine:
         convert: Callable[[np.ndarray], np.ndarray],
         back: Callable[[np.ndarray, np.ndarray], np.ndarray],
         write: Callable[[int, np.ndarray], None],
+        look: Callable[[list[Pair]], None] | None,
         reach: int,
         self_ensemble: bool,
         report: Report,
@@ -102,6 +109,9 @@ class Engine:
           back: the network's input and output, each (h, w, channels) -> a part of the result.
           write: takes the first row's number, and rows of the result; rows and columns beyond the
             picture's are to be left out.
+          look: is called before `back` with the network's input and output of the whole picture,
+            where that has at most a megapixel, else of sixteen parts spread over it: the same for
+            all tiles.
           reach: how many pixels around one `back` looks at.
           self_ensemble: mean over flips and rotations.
           report: called after each tile.
@@ -117,13 +127,22 @@ class Engine:
                 return np.asarray(self._whole(state, part[None], sigma))[0]
 
             y = _over_flips(at_once, x) if self_ensemble else at_once(x)
+            if look is not None:
+                look([(x, y)])
             write(0, back(x, y))
             report(1, 1)
             return
-        plan = self._planner(reach).plan(height, width, room=room, per_pixel=per_pixel)
+        held = look is not None and height * width <= _HELD
+        plan = self._planner(0 if held else reach).plan(
+            height, width, room=room, per_pixel=per_pixel
+        )
         given = None
         if self.kind == "pooled" and plan.count > 1:
             given = self._look(state, self._parts(picture, plan.tile, convert), sigma)
+        if look is not None and not held:
+            parts = self._parts(picture, (_PARTS * _LOOKED_AT,) * 2, convert)
+            results = np.asarray(self._whole(state, parts, sigma))
+            look(list(zip(parts, results, strict=True)))
 
         def on_canvas_of(tile: tuple[int, int]) -> Callable[[np.ndarray], np.ndarray]:
             def network(part: np.ndarray) -> np.ndarray:
@@ -138,15 +157,31 @@ class Engine:
 
         network = on_canvas_of(plan.tile)
 
-        def denoise(x: np.ndarray) -> np.ndarray:
-            return back(x, _over_flips(network, x) if self_ensemble else network(x))
+        def raw(x: np.ndarray) -> np.ndarray:
+            return _over_flips(network, x) if self_ensemble else network(x)
 
         def read(row: int, column: int) -> np.ndarray:
             h, w = plan.valid
             return convert(picture[row : row + h, column : column + w])
 
         count = iter(range(1, plan.count + 1))
-        denoise_in_tiles(plan, read, denoise, write, lambda: report(next(count), plan.count))
+
+        def done() -> None:
+            report(next(count), plan.count)
+
+        if not held:
+            denoise_in_tiles(plan, read, lambda x: back(x, raw(x)), write, done)
+            return
+        assert look is not None
+        x, y = convert(noisy), np.empty((*noisy.shape[:2], self.channels), np.float32)
+
+        def hold(first: int, rows: np.ndarray) -> None:
+            rows = rows[: len(y) - first, : y.shape[1]]
+            y[first : first + len(rows)] = rows
+
+        denoise_in_tiles(plan, read, raw, hold, done)
+        look([(x, y)])
+        write(0, back(x, y))
 
     def _planner(self, reach: int) -> Planner:
         # Tiles that see nothing but themselves are faded into each other.

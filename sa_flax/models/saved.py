@@ -159,6 +159,20 @@ def suits_gray(config: Mapping[str, Any]) -> bool:
     return bool(training.get("gray_share", data.get("gray_share", 0)))
 
 
+def keep_detail_of(config: Mapping[str, Any], origin: str) -> float:
+    """How much texture is put back into a saved network's results, by its config; 0 if not noted.
+
+    Raises:
+      InputError: for what is no number from 0 to 1.
+    """
+    amount = config.get("keep_detail", 0.0)
+    if isinstance(amount, bool) or not isinstance(amount, int | float) or not 0 <= amount <= 1:
+        raise InputError(
+            f'{origin}: "keep_detail" in {CONFIG} must be a number from 0 to 1; got {amount!r}.'
+        )
+    return float(amount)
+
+
 def fill(model: nnx.Module, arrays: Mapping[str, np.ndarray], origin: str) -> None:
     """Gives a network's parameters and statistics the values of `arrays`, in place.
 

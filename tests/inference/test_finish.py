@@ -5,7 +5,11 @@ import pytest
 from flax import nnx
 
 import sa_flax
-from sa_flax.inference.finish import REACH, Finish, luminance_noise, texture
+from sa_flax.data.builders import PHOTOGRAPHS
+from sa_flax.errors import InputError
+from sa_flax.inference import whole_or_tiles
+from sa_flax.inference.finish import REACH, Finish, Removed, texture
+from sa_flax.pictures import read_rgb8
 from tests.inference.test_denoiser import Halve
 from tests.inference.test_rows_over_devices import network
 from tests.inference.test_tiling import in_tiles_of, picture
@@ -29,44 +33,116 @@ def test_outside_of_the_range(name, value):
         sa_flax.Denoiser(Halve(3))(picture(8, 8), **{name: value})
 
 
-def test_noise_is_no_texture_and_texture_is():
-    flat = np.full(NOISE.shape, 0.5, np.float32)
-    sigma = luminance_noise(flat + NOISE)
-    np.testing.assert_allclose(sigma, 0.1 / np.sqrt(3), rtol=0.05)
-    assert np.abs(texture(flat + NOISE, flat, sigma)).mean() < 0.02 * sigma
+FLAT = np.full(NOISE.shape, 0.5, np.float32)
+
+
+def test_noise_is_no_texture():
+    usual = Removed.of([(FLAT + NOISE, FLAT)])
+    # White noise's shares: 1 - 2 w + w^2 and w^2 with the spline's squares, (70 / 256)^2, and its
+    # centre, (6 / 16)^2. The median is a few percent below the mean.
+    for power, share in zip(usual.power, (0.7935, 0.0748), strict=True):
+        np.testing.assert_allclose(power.mean(), share * NOISE.var(), rtol=0.08)
+    # Of what was removed, all of it noise, a few percent come back.
+    kept = texture(FLAT + NOISE, FLAT, usual)
+    assert np.square(kept).mean() < 0.01 * NOISE.var()
+
+
+def test_what_was_smoothed_away_in_one_place_comes_back():
     x = np.broadcast_to(np.arange(160), (128, 160))
-    hair = np.where(x % 16 == 0, 0.4, 0)[..., None].astype(np.float32)
-    found = texture(flat + NOISE + hair, flat, sigma)[..., 0]
-    lines = found[:, ::16].mean() - found[:, 8::16].mean()
+    hair = np.where((x % 4 == 0) & (x < 64), 0.4, 0)[..., None].astype(np.float32)
+    usual = Removed.of([(FLAT + NOISE + hair, FLAT)])
+    found = texture(FLAT + NOISE + hair, FLAT, usual)[..., 0]
+    lines = found[:, :60:4].mean() - found[:, 2:60:4].mean()
     assert lines > 0.15, "the lines that were smoothed away don't come back"
+    assert np.abs(found[:, 80:]).mean() < 0.1 * np.abs(NOISE).mean()
+
+
+def test_noise_is_known_by_brightness_and_colour():
+    """Twice the noise in the light half, and in red: no texture for that."""
+    clean = FLAT + np.where(np.arange(160) < 80, -0.3, 0.3)[:, None].astype(np.float32)
+    noise = NOISE * np.where(clean > 0.5, 2, 1) * np.array([2, 1, 1], np.float32)
+    usual = Removed.of([(clean + noise, clean)])
+    kept = texture(clean + noise, clean, usual)
+    assert np.square(kept).mean() < 0.02 * noise.var()
 
 
 def test_detail_comes_back_by_as_much_as_is_asked_for():
     noisy = picture(60, 50)
     clean = noisy / 2
-    sigma = 0.01
-    kept = texture(noisy, clean, sigma)
+    usual = Removed.of([(noisy, clean)])
+    kept = texture(noisy, clean, usual)
+    assert np.abs(kept).max() > 0.01
     for amount in (0.5, 1.0):
-        result = Finish(keep_detail=amount, sigma=sigma)(noisy, clean)
+        result = Finish(keep_detail=amount).after([(noisy, clean)])(noisy, clean)
         np.testing.assert_allclose(result, clean + np.float32(amount) * kept, atol=1e-6)
 
 
-def test_texture_looks_no_further_than_it_says():
-    noisy, clean = picture(101, 101), np.zeros((101, 101, 3), np.float32)
+@pytest.mark.parametrize("size", [(1, 1), (3, 1), (2, 50), (9, 13)])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_of_small_pictures(size, channels):
+    noisy = picture(*size)[..., :channels]
+    finish = Finish(keep_detail=1.0).after([(noisy, noisy)])
+    np.testing.assert_allclose(finish(noisy, noisy), noisy, atol=1e-6)
+    clean = finish.after([(noisy, noisy / 2)])(noisy, noisy / 2)
+    assert clean.shape == noisy.shape
+    assert np.isfinite(clean).all()
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_texture_looks_no_further_than_it_says(channels):
+    noisy = picture(101, 101)[..., :channels]
+    clean = 0.9 * noisy
+    usual = Removed.of([(noisy, clean)])
     changed = noisy.copy()
-    changed[50, 50] += 0.3
-    places = np.argwhere(texture(noisy, clean, 0.001) != texture(changed, clean, 0.001))[:, :2]
-    assert 2 < np.abs(places - 50).max() <= REACH
+    changed[50, 50] += 9
+    differs = texture(noisy, clean, usual) != texture(changed, clean, usual)
+    places = np.argwhere(differs)[:, :2]
+    assert REACH - 2 <= np.abs(places - 50).max() <= REACH
 
 
-def test_in_tiles_as_whole(monkeypatch):
+def test_a_networks_own_amount(tmp_path):
+    model = network("none", width=4, levels=2)
+    options = {"channels": 3, "width": 4, "levels": 2, "attention": "none", "attend": "both"}
+    config = {"model": "attention_unet", "options": options, "keep_detail": 0.6}
+    sa_flax.save_pretrained(model, tmp_path / "own", config=config)
+    own = sa_flax.Denoiser.from_pretrained(tmp_path / "own")
+    noisy = picture(40, 50)
+    assert own.keep_detail == 0.6
+    np.testing.assert_array_equal(own(noisy), own(noisy, keep_detail=0.6))
+    assert np.abs(own(noisy) - own(noisy, keep_detail=0)).max() > 1e-4
+    sa_flax.save_pretrained(model, tmp_path / "bad", config={**config, "keep_detail": 2})
+    with pytest.raises(InputError, match="must be a number from 0 to 1; got 2"):
+        sa_flax.Denoiser.from_pretrained(tmp_path / "bad")
+
+
+def test_the_shipped_network_leaves_the_texture_of_clean_pictures():
+    spices = read_rgb8(PHOTOGRAPHS / "budgie-the-spices-of-life.jpg")[:288, :320]
+    denoiser = sa_flax.Denoiser.from_pretrained("photo")
+
+    def psnr(**options):
+        error = denoiser(spices, **options).astype(float) - spices
+        return 10 * np.log10(255**2 / np.square(error).mean())
+
+    assert psnr(keep_detail=1) > max(psnr(keep_detail=0) + 5, 45)
+
+
+@pytest.mark.parametrize("held", [True, False], ids=["held", "by parts"])
+def test_in_tiles_as_whole(held, monkeypatch):
+    """The noise is measured before, of the whole or of parts of it, so tiles agree."""
+    if not held:
+        monkeypatch.setattr(whole_or_tiles, "_HELD", 0)
+        monkeypatch.setattr(whole_or_tiles, "_LOOKED_AT", 32)
     denoiser = sa_flax.Denoiser(network("none", width=4, levels=2))
-    noisy = picture(120, 90)
+    noisy = picture(190, 170)
     options = {"strength": 0.7, "keep_detail": 0.8, "self_ensemble": True}
     whole = denoiser(noisy, **options)
+    assert np.abs(whole - denoiser(noisy, **options | {"keep_detail": 0})).max() > 1e-4
     in_tiles_of(96, monkeypatch=monkeypatch)
-    again = sa_flax.Denoiser(denoiser.model)(noisy, **options)
-    np.testing.assert_allclose(again, whole, atol=2e-6)
+    calls = []
+    again = sa_flax.Denoiser(denoiser.model)
+    tiled = again(noisy, **options, report=lambda done, total: calls.append((done, total)))
+    assert len(calls) > 1
+    np.testing.assert_allclose(tiled, whole, atol=4e-6)
 
 
 class Shift(nnx.Module):
