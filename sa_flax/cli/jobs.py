@@ -164,7 +164,9 @@ def _into_folder(
             found += [(picture, output / picture.relative_to(path)) for picture in pictures]
         else:
             found.append((path, output / path.name))
-    return _with_suffixes(found, suffix), left_out
+    # A file named beside its folder is one picture, not two of one name.
+    once = {(target, os.path.realpath(source)): (source, target) for source, target in found}
+    return _with_suffixes(list(once.values()), suffix), left_out
 
 
 def _with_suffixes(

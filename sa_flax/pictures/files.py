@@ -199,11 +199,14 @@ def what_cannot_be_written(
             f"{8 * kind.itemsize} {bits}; use --format {'png' if kind == np.uint16 else 'tif'}"
         )
     if channels in (2, 4) and not entry.alpha:
-        return f"{entry.name} files hold no transparency, this picture has some; use --format png"
+        return (
+            f"{entry.name} files hold no transparency, this picture has some; name it .png, or use "
+            "--format png"
+        )
     if max(shape[:2]) > entry.side:
         return (
             f"a side of {entry.name} files has at most {entry.side} pixels, this picture is "
-            f"{shape[1]} x {shape[0]}; use --format png"
+            f"{shape[1]} x {shape[0]}; name it .png, or use --format png"
         )
     return None
 

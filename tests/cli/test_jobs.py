@@ -37,8 +37,16 @@ def test_one_picture_to_a_file(folder, tmp_path):
     assert names(plan([folder / "a.png"], tmp_path / "o"), tmp_path) == [("in/a.png", "o/a.png")]
     with pytest.raises(InputError, match=r"x.jpg names a picture, and more than one is asked for"):
         plan([folder / "a.png", folder / "sub" / "b.jpg"], tmp_path / "x.jpg")
+    (tmp_path / "a.png").write_bytes((folder / "a.png").read_bytes())
     with pytest.raises(InputError, match="would both be written"):
-        plan([folder / "a.png", folder / "a.png"], tmp_path / "x")
+        plan([folder / "a.png", tmp_path / "a.png"], tmp_path / "x")
+
+
+def test_a_picture_named_twice_is_one(folder, tmp_path):
+    alone = plan([folder], tmp_path / "out")
+    twice = plan([folder, folder / "a.png", folder / "sub" / ".." / "a.png"], tmp_path / "out")
+    assert names(twice, tmp_path)[1:] == names(alone, tmp_path)[1:]
+    assert [job.target for job in twice.jobs] == [job.target for job in alone.jobs]
 
 
 @pytest.mark.parametrize("link", [False, True])
