@@ -77,6 +77,14 @@ def test_detail_comes_back_by_as_much_as_is_asked_for():
         np.testing.assert_allclose(result, clean + np.float32(amount) * kept, atol=1e-6)
 
 
+def test_by_strips(monkeypatch):
+    noisy = picture(150, 40)
+    finish = Finish(keep_detail=1).after([(noisy, noisy / 2)])
+    whole = finish(noisy, noisy / 2)
+    monkeypatch.setattr("sa_flax.inference.finish._STRIP", 40 * 31)
+    np.testing.assert_allclose(finish(noisy, noisy / 2), whole, atol=1e-6)
+
+
 @pytest.mark.parametrize("size", [(1, 1), (3, 1), (2, 50), (9, 13)])
 @pytest.mark.parametrize("channels", [1, 3])
 def test_of_small_pictures(size, channels):
