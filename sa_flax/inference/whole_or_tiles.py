@@ -141,8 +141,8 @@ class Engine:
             given = self._look(state, self._parts(picture, plan.tile, convert), sigma)
         if look is not None and not held:
             parts = self._parts(picture, (_PARTS * _LOOKED_AT,) * 2, convert)
-            results = np.asarray(self._whole(state, parts, sigma))
-            look(list(zip(parts, results, strict=True)))
+            # One by one: sixteen at once would take as much memory as a large tile.
+            look([(part, np.asarray(self._whole(state, part[None], sigma))[0]) for part in parts])
 
         def on_canvas_of(tile: tuple[int, int]) -> Callable[[np.ndarray], np.ndarray]:
             def network(part: np.ndarray) -> np.ndarray:
