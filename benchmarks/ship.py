@@ -93,6 +93,13 @@ def main() -> int:
         },
         "license": "Apache-2.0",
     }
+    put_back = (
+        f"- **Texture**: of what it takes for noise and is likely texture, the share "
+        f"{arguments.keep_detail:g} is put\n  back into its results, in the figures too "
+        "(`keep_detail` in config.json).\n"
+        if arguments.keep_detail
+        else ""
+    )
     text = f"""# {arguments.name}
 
 {arguments.purpose}
@@ -105,7 +112,7 @@ def main() -> int:
   {run["data"]["crop"]} x {run["data"]["crop"]} pixels, AdamW at
   {run["optimizer"]["learning_rate"]:g}, {arguments.cpu_minutes:g} minutes of processor time in all
   (`python -m benchmarks.training_queue`). One seed.
-- **Weights**: half precision, {loss:.4f} dB from the whole ones. Apache-2.0.
+{put_back}- **Weights**: half precision, {loss:.4f} dB from the whole ones. Apache-2.0.
 
 ## Figures
 

@@ -52,8 +52,8 @@ _NETWORK = [
     *("--checkpoint-every", "1000", "--evaluate-every", "4000", "--log-every", "250"),
 ]
 _RATE = ["--optimizer.learning-rate", "2e-3"]
-# A seventh of the crops have no noise: with a tenth, fine texture was taken for it. Most are clipped,
-# as all pictures of 8 bits are: the white of clipped noise was the last thing it learned.
+# A seventh of the crops have no noise: with a tenth, fine texture was taken for it. Most are
+# clipped, as all pictures of 8 bits are: the white of clipped noise was the last thing it learned.
 _PHOTO = [
     *("--noise.kind", "photo", "--data.gray-share", "0.15"),
     *("--noise.white", "0.36", "--noise.correlated", "0.24", "--noise.camera", "0.26"),
