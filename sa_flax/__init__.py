@@ -46,7 +46,38 @@ _SUBMODULES = (
     "training",
 )
 
-__all__ = ["__version__", *_EXPORTS, *_SUBMODULES]
+# In full: type checkers don't compute it. A test has it agree with the tables above.
+__all__ = [
+    "CBAM",
+    "ECA",
+    "SGE",
+    "AttentionUNet",
+    "DANet",
+    "Denoiser",
+    "DualAttention",
+    "NonLocal",
+    "SelfAttention",
+    "ShuffleAttention",
+    "ShuffleAttentionParams",
+    "SqueezeExcite",
+    "__version__",
+    "create_model",
+    "data",
+    "from_pretrained",
+    "functional",
+    "inference",
+    "list_attentions",
+    "list_models",
+    "list_pretrained",
+    "make_attention",
+    "models",
+    "modules",
+    "noise",
+    "pictures",
+    "porting",
+    "save_pretrained",
+    "training",
+]
 
 if TYPE_CHECKING:
     from sa_flax import (
@@ -74,12 +105,14 @@ if TYPE_CHECKING:
 warn_of_wrong_numbers()
 
 
-def __getattr__(name: str):
-    if name in _EXPORTS:
-        return getattr(importlib.import_module(_EXPORTS[name]), name)
-    if name in _SUBMODULES:
-        return importlib.import_module(f"sa_flax.{name}")
-    raise AttributeError(f"module 'sa_flax' has no attribute {name!r}")
+if not TYPE_CHECKING:  # to a type checker, any name would be there
+
+    def __getattr__(name: str):
+        if name in _EXPORTS:
+            return getattr(importlib.import_module(_EXPORTS[name]), name)
+        if name in _SUBMODULES:
+            return importlib.import_module(f"sa_flax.{name}")
+        raise AttributeError(f"module 'sa_flax' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:

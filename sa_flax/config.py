@@ -304,7 +304,7 @@ def differences(old: Config, new: Config) -> dict[str, tuple[Any, Any]]:
     return {name: (a[name], b[name]) for name in a if a[name] != b[name]}
 
 
-def _flat(values: dict, prefix: str = "") -> dict[str, Any]:
+def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     """Dotted name -> value of a nested dictionary."""
     flat = {}
     for name, value in values.items():

@@ -8,6 +8,7 @@ import dataclasses
 import re
 import threading
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import grain
 
@@ -108,11 +109,11 @@ class Pictures(Sequence[Example]):
                 self._room -= size
         return example
 
-    def __getstate__(self) -> dict:
+    def __getstate__(self) -> dict[str, Any]:
         # A worker process starts with an empty cache and a lock of its own.
         return {**self.__dict__, "_cache": {}, "_room": self._limit, "_lock": None}
 
-    def __setstate__(self, state: dict) -> None:
+    def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state, _lock=threading.Lock())
 
 

@@ -44,7 +44,11 @@ def gaussian_noise(
 
 
 def uniform_levels(
-    key: jax.Array, batch: int, low: float, high: float, dtype=jnp.float32
+    key: jax.Array,
+    batch: int,
+    low: float,
+    high: float,
+    dtype: jax.typing.DTypeLike = jnp.float32,
 ) -> Float[Array, " B"]:
     """One noise level for each picture, uniform in [low, high): what trains a *blind* denoiser."""
     return jax.random.uniform(key, (batch,), dtype, low, high)

@@ -132,14 +132,14 @@ class Denoiser:
         denoiser.keep_detail = keep_detail_of(config, str(name))
         return denoiser
 
-    def with_variables(self, *states: nnx.State) -> "Denoiser":
+    def with_variables(self, *states: nnx.State[Any, Any]) -> "Denoiser":
         """The same network with other parameters; what is compiled is shared."""
         other = copy.copy(self)
         other._state = self._everywhere(nnx.merge_state(*states))
         return other
 
     @property
-    def params(self) -> nnx.State:
+    def params(self) -> nnx.State[Any, Any]:
         """All that the network has learned, as a pytree: what `apply` takes."""
         return self._state
 
@@ -150,7 +150,7 @@ class Denoiser:
 
     def apply(
         self,
-        params: nnx.State,
+        params: nnx.State[Any, Any],
         x: Float[Array, "*B H W C"],
         sigma: Float[Array, " B"] | float | None = None,
     ) -> Float[Array, "*B H W C"]:
@@ -251,7 +251,7 @@ class Denoiser:
         """The form that `evaluate` compares: a blind network is not told the noise level."""
         return self(noisy, sigma if self.takes_noise_level else None)
 
-    def _network(self, state: nnx.State, noisy: jax.Array, sigma: Any) -> jax.Array:
+    def _network(self, state: nnx.State[Any, Any], noisy: jax.Array, sigma: Any) -> jax.Array:
         network = nnx.merge(self._graphdef, state, copy=True)
         return network(noisy) if sigma is None else network(noisy, sigma)
 
@@ -263,7 +263,7 @@ class Denoiser:
                 else "this network is blind: it takes no noise level."
             )
 
-    def _everywhere(self, state: nnx.State) -> nnx.State:
+    def _everywhere(self, state: nnx.State[Any, Any]) -> nnx.State[Any, Any]:
         if self._rows is None:
             return state
         return jax.device_put(state, NamedSharding(self._rows.mesh, PartitionSpec()))

@@ -5,7 +5,7 @@ it: how strongly each group answers a picture, where, and how much each speaks f
 """
 
 import functools
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -115,8 +115,8 @@ def group_score_cam(
 
 @functools.partial(jax.jit, static_argnames=("graph", "stage", "block", "batch"))
 def _score_cam(
-    graph: nnx.GraphDef,
-    state: nnx.State,
+    graph: nnx.GraphDef[Any],
+    state: nnx.State[Any, Any],
     picture: jax.Array,
     target: jax.Array,
     stage: int,

@@ -65,7 +65,7 @@ def _colours(pixels: np.ndarray) -> np.ndarray:
 
 def means(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """A row per method (and level, where there are levels): the means over all pictures."""
-    groups: dict[tuple, list[dict[str, Any]]] = {}
+    groups: dict[tuple[Any, Any], list[dict[str, Any]]] = {}
     for row in rows:
         groups.setdefault((row.get("sigma"), row["method"]), []).append(row)
     return [

@@ -48,7 +48,7 @@ def shipped_directory(name: str) -> Path:
     return _SHIPPED / name
 
 
-def model_leaves(model: nnx.Module) -> dict[str, nnx.Variable]:
+def model_leaves(model: nnx.Module) -> dict[str, nnx.Variable[Any]]:
     """A network's parameters and statistics by their dotted path, e.g. "convs.0.kernel"."""
     state = nnx.state(model, nnx.Any(nnx.Param, nnx.BatchStat))
     return {".".join(map(str, path)): leaf for path, leaf in nnx.to_flat_state(state)}

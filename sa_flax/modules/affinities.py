@@ -20,8 +20,8 @@ from sa_flax.functional import (
 )
 from sa_flax.functional.affinity_params import Affinity
 from sa_flax.functional.checks import check_size
-from sa_flax.functional.initializers import lecun_normal
-from sa_flax.modules.layer import Attention, Dtype, Initializer, Inits, Maps
+from sa_flax.functional.initializers import Initializer, lecun_normal
+from sa_flax.modules.layer import Attention, Dtype, Inits, Maps
 
 
 class NonLocal(Attention):
@@ -47,15 +47,15 @@ class NonLocal(Attention):
 
     kind = "non_local"
     params_class = NonLocalParams
-    value_kernel: nnx.Param
-    value_bias: nnx.Param
-    out_kernel: nnx.Param
-    out_bias: nnx.Param
-    query_kernel: nnx.Param
-    query_bias: nnx.Param
-    key_kernel: nnx.Param
-    key_bias: nnx.Param
-    pair_kernel: nnx.Param
+    value_kernel: nnx.Param[Array]
+    value_bias: nnx.Param[Array]
+    out_kernel: nnx.Param[Array]
+    out_bias: nnx.Param[Array]
+    query_kernel: nnx.Param[Array]
+    query_bias: nnx.Param[Array]
+    key_kernel: nnx.Param[Array]
+    key_bias: nnx.Param[Array]
+    pair_kernel: nnx.Param[Array]
 
     def __init__(
         self,
@@ -117,11 +117,11 @@ class SelfAttention(Attention):
 
     kind = "self_attention"
     params_class = SelfAttentionParams
-    query_kernel: nnx.Param
-    key_kernel: nnx.Param
-    value_kernel: nnx.Param
-    out_kernel: nnx.Param
-    gamma: nnx.Param
+    query_kernel: nnx.Param[Array]
+    key_kernel: nnx.Param[Array]
+    value_kernel: nnx.Param[Array]
+    out_kernel: nnx.Param[Array]
+    gamma: nnx.Param[Array]
 
     def __init__(
         self,
@@ -172,13 +172,13 @@ class DANet(Attention):
 
     kind = "danet"
     params_class = DANetParams
-    query_kernel: nnx.Param
-    query_bias: nnx.Param
-    key_kernel: nnx.Param
-    value_kernel: nnx.Param
-    value_bias: nnx.Param
-    position_scale: nnx.Param
-    channel_scale: nnx.Param
+    query_kernel: nnx.Param[Array]
+    query_bias: nnx.Param[Array]
+    key_kernel: nnx.Param[Array]
+    value_kernel: nnx.Param[Array]
+    value_bias: nnx.Param[Array]
+    position_scale: nnx.Param[Array]
+    channel_scale: nnx.Param[Array]
 
     def __init__(
         self,

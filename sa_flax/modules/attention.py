@@ -20,6 +20,7 @@ from sa_flax.modules.shuffle_attention import ShuffleAttention
 # A name that `make_attention` knows, or what makes a layer: called with the features, and rngs and
 # param_dtype by keyword, it returns something that maps (..., H, W, features) to the same shape.
 Kind = str | Callable[..., Any]
+Layer = Callable[[jax.Array], jax.Array]
 
 _ATTENTIONS: dict[str, type[Attention]] = {
     # Masks: pool, sigmoid, multiply. Linear in the pixels.
@@ -74,7 +75,7 @@ def list_attentions() -> list[str]:
     return sorted(_ATTENTIONS)
 
 
-def make_attention(kind: Kind, features: int, *, rngs: nnx.Rngs, **options: Any) -> Callable:
+def make_attention(kind: Kind, features: int, *, rngs: nnx.Rngs, **options: Any) -> Layer:
     """An attention layer by name: maps (..., H, W, features) to the same shape and dtype.
 
     Args:

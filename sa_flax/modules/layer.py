@@ -7,17 +7,15 @@ from typing import Any, ClassVar
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from flax.nnx.nn import initializers
 from jaxtyping import Array, Float
 
 from sa_flax.errors import InputError, nearest
 from sa_flax.functional.checks import check_map
-from sa_flax.functional.initializers import lecun_normal
+from sa_flax.functional.initializers import Initializer, lecun_normal
 from sa_flax.functional.parameters import Parameter, start
 from sa_flax.functional.statistics import WindowLike, check_window
 
 Dtype = jax.typing.DTypeLike
-Initializer = initializers.Initializer
 Inits = Mapping[str, Initializer]
 Maps = dict[str, Float[Array, "..."]]
 

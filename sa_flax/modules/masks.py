@@ -25,10 +25,10 @@ from sa_flax.functional import (
     squeeze_excite,
     squeeze_excite_maps,
 )
-from sa_flax.functional.initializers import lecun_normal
+from sa_flax.functional.initializers import Initializer, lecun_normal
 from sa_flax.functional.mask_params import REDUCTION
 from sa_flax.functional.statistics import WindowLike, check_window
-from sa_flax.modules.layer import Attention, Dtype, Initializer, Inits, Maps
+from sa_flax.modules.layer import Attention, Dtype, Inits, Maps
 
 
 class SqueezeExcite(Attention):
@@ -48,10 +48,10 @@ class SqueezeExcite(Attention):
 
     kind = "squeeze_excite"
     params_class = SqueezeExciteParams
-    reduce_kernel: nnx.Param
-    reduce_bias: nnx.Param
-    expand_kernel: nnx.Param
-    expand_bias: nnx.Param
+    reduce_kernel: nnx.Param[Array]
+    reduce_bias: nnx.Param[Array]
+    expand_kernel: nnx.Param[Array]
+    expand_bias: nnx.Param[Array]
 
     def __init__(
         self,
@@ -101,7 +101,7 @@ class ECA(Attention):
 
     kind = "eca"
     params_class = ECAParams
-    kernel: nnx.Param
+    kernel: nnx.Param[Array]
 
     def __init__(
         self,
@@ -152,12 +152,12 @@ class CBAM(Attention):
 
     kind = "cbam"
     params_class = CBAMParams
-    reduce_kernel: nnx.Param
-    reduce_bias: nnx.Param
-    expand_kernel: nnx.Param
-    expand_bias: nnx.Param
-    spatial_kernel: nnx.Param
-    spatial_bias: nnx.Param
+    reduce_kernel: nnx.Param[Array]
+    reduce_bias: nnx.Param[Array]
+    expand_kernel: nnx.Param[Array]
+    expand_bias: nnx.Param[Array]
+    spatial_kernel: nnx.Param[Array]
+    spatial_bias: nnx.Param[Array]
 
     def __init__(
         self,
@@ -211,8 +211,8 @@ class SGE(Attention):
 
     kind = "sge"
     params_class = SGEParams
-    weight: nnx.Param
-    bias: nnx.Param
+    weight: nnx.Param[Array]
+    bias: nnx.Param[Array]
 
     def __init__(
         self,
@@ -263,14 +263,14 @@ class DualAttention(Attention):
 
     kind = "dual_attention"
     params_class = DualAttentionParams
-    reduce_kernel: nnx.Param
-    reduce_bias: nnx.Param
-    expand_kernel: nnx.Param
-    expand_bias: nnx.Param
-    spatial_kernel: nnx.Param
-    spatial_bias: nnx.Param
-    merge_kernel: nnx.Param
-    merge_bias: nnx.Param
+    reduce_kernel: nnx.Param[Array]
+    reduce_bias: nnx.Param[Array]
+    expand_kernel: nnx.Param[Array]
+    expand_bias: nnx.Param[Array]
+    spatial_kernel: nnx.Param[Array]
+    spatial_bias: nnx.Param[Array]
+    merge_kernel: nnx.Param[Array]
+    merge_bias: nnx.Param[Array]
 
     def __init__(
         self,

@@ -41,12 +41,12 @@ class ShuffleAttention(Attention):
 
     kind = "shuffle_attention"
     params_class = ShuffleAttentionParams
-    channel_weight: nnx.Param
-    channel_bias: nnx.Param
-    spatial_weight: nnx.Param
-    spatial_bias: nnx.Param
-    norm_scale: nnx.Param
-    norm_bias: nnx.Param
+    channel_weight: nnx.Param[Array]
+    channel_bias: nnx.Param[Array]
+    spatial_weight: nnx.Param[Array]
+    spatial_bias: nnx.Param[Array]
+    norm_scale: nnx.Param[Array]
+    norm_bias: nnx.Param[Array]
 
     def __init__(
         self,

@@ -7,6 +7,7 @@ What a run owns (its directory, checkpoints, log, signals) is `Run`'s; what a st
 import contextlib
 import time
 from pathlib import Path
+from typing import Any
 
 import jax
 from flax import nnx
@@ -96,10 +97,10 @@ def train(config: Config, output: Path, *, resume: bool) -> int:
     return 0
 
 
-def _averages(state) -> tuple[nnx.State, nnx.State]:
+def _averages(state) -> tuple[nnx.State[Any, Any], nnx.State[Any, Any]]:
     """What is evaluated and kept, whole, on one device. Every process must call this."""
     return sharding.on_one_device((state.ema, state.rest))
 
 
-def _network(graphdef: nnx.GraphDef, state) -> nnx.Module:
+def _network(graphdef: nnx.GraphDef[Any], state) -> nnx.Module:
     return nnx.merge(graphdef, *_averages(state))

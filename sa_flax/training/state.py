@@ -23,10 +23,10 @@ class TrainState(NamedTuple):
     """
 
     step: jax.Array
-    params: nnx.State
-    rest: nnx.State
+    params: nnx.State[Any, Any]
+    rest: nnx.State[Any, Any]
     opt_state: optax.OptState
-    ema: nnx.State
+    ema: nnx.State[Any, Any]
 
 
 def learning_rate_schedule(config: OptimizerConfig, steps: int) -> optax.Schedule:
@@ -83,7 +83,7 @@ def make_optimizer(config: OptimizerConfig, steps: int) -> optax.GradientTransfo
 
 def create_state(
     config: Config, optimizer: optax.GradientTransformation, *, resuming: bool = False
-) -> tuple[nnx.GraphDef, TrainState]:
+) -> tuple[nnx.GraphDef[Any], TrainState]:
     """The network's structure and the state before the first step.
 
     A run that is `resuming` does not need the network that it once started from.

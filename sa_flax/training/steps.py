@@ -1,6 +1,7 @@
 """One training step: a pure function of (state, batch, key), jitted once, its state donated."""
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -34,7 +35,7 @@ def reconstruction_loss(denoised: jax.Array, clean: jax.Array, kind: str) -> jax
 
 
 def make_train_step(
-    graphdef: nnx.GraphDef,
+    graphdef: nnx.GraphDef[Any],
     optimizer: optax.GradientTransformation,
     config: Config,
     mesh: Mesh | None = None,
@@ -65,7 +66,7 @@ def make_train_step(
         else:
             noisy, sigma = config.noise(jax.random.fold_in(key, state.step), clean)
 
-        def loss_fn(params: nnx.State, rest: nnx.State, noisy, sigma, clean):
+        def loss_fn(params: nnx.State[Any, Any], rest: nnx.State[Any, Any], noisy, sigma, clean):
             if mesh is not None:
                 params = jax.lax.with_sharding_constraint(params, replicated(mesh))
             # copy=True: without it, batch norm's statistics would leak a tracer.
