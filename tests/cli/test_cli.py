@@ -68,7 +68,7 @@ def test_evaluate(sa_flax, run_directory, folder, tmp_path):
     ("arguments", "message"),
     [
         (["denoise", "{in}/a.png", "--output", "{in}"], "would overwrite an original"),
-        (["denoise", "{in}/a.png", "{in}/a.png", "--output", "{out}"], "would both be written"),
+        (["denoise", "{in}/a.png", "{in}/b/a.png", "--output", "{out}"], "would both be written"),
         (["denoise", "--output", "{out}"], "at least one picture"),
         (["denoise", "{out}", "--output", "{out}2"], "no such file"),
         (["denoise", "{in}/a.png", "--output", "{in}/a.png"], "would overwrite an original"),
