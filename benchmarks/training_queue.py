@@ -52,12 +52,13 @@ _NETWORK = [
     *("--checkpoint-every", "1000", "--evaluate-every", "4000", "--log-every", "250"),
 ]
 _RATE = ["--optimizer.learning-rate", "2e-3"]
-# A seventh of the crops have no noise: with a tenth, fine texture was taken for it. Most are
-# clipped, as all pictures of 8 bits are: the white of clipped noise was the last thing it learned.
+# A seventh of the crops have no noise: with a tenth, fine texture was taken for it. Four fifths are
+# clipped, as all pictures of 8 bits are: the white of clipped noise is the last thing that is
+# learned, and with seven tenths it got worse again.
 _PHOTO = [
     *("--noise.kind", "photo", "--data.gray-share", "0.15"),
     *("--noise.white", "0.36", "--noise.correlated", "0.24", "--noise.camera", "0.26"),
-    *("--noise.clipped", "0.7"),
+    *("--noise.clipped", "0.8"),
 ]
 # A second block at the two finest levels: half as much work again, the most at low noise.
 _DEEPER = ["--model.blocks", "2", "2", "1", "1"]
