@@ -172,19 +172,19 @@ def _bm3d(bm3d: Any, noisy: np.ndarray, sigma: float | None) -> np.ndarray:
 
 
 def networks(
-    names: list[str], keep_detail: float | None = None
+    names: list[str], *, alone: bool = False
 ) -> tuple[dict[str, Method], dict[str, Method]]:
     """Saved networks as methods: those for colour pictures, and those for gray ones.
 
-    With `keep_detail` that much texture is put back, in place of what each was saved with.
+    With `alone` nothing is put back into their results, and nothing mended.
     """
     from sa_flax.inference.denoiser import Denoiser
 
     loaded = {Path(name).name: Denoiser.from_pretrained(name) for name in names}
-    if keep_detail is not None:
+    if alone:
         for network in loaded.values():
-            network.keep_detail = keep_detail
-        loaded = {f"{n}, keep_detail {keep_detail:g}": network for n, network in loaded.items()}
+            network.keep_detail, network.declip = 0.0, False
+        loaded = {f"{name} alone": network for name, network in loaded.items()}
     return (
         {name: network.method for name, network in loaded.items() if network.channels == 3},
         {name: network.method for name, network in loaded.items() if network.suits_gray},
@@ -284,7 +284,7 @@ def main() -> None:
     parser.add_argument("--most", type=int, default=10**6, help="pictures of each set")
     parser.add_argument("--no-peers", action="store_true", help="networks only")
     parser.add_argument(
-        "--keep-detail", type=float, help="texture put back, in place of the networks' own amounts"
+        "--alone", action="store_true", help="nothing is put back into results, nothing mended"
     )
     parser.add_argument("--json", type=Path, default=RESULTS, help="where results are added")
     parser.add_argument("--plot", action="store_true", help="only draw what the JSON holds")
@@ -295,7 +295,7 @@ def main() -> None:
         from sa_flax import list_pretrained
 
         others = {} if arguments.no_peers else peers()
-        colour, gray = networks(arguments.models or list_pretrained(), arguments.keep_detail)
+        colour, gray = networks(arguments.models or list_pretrained(), alone=arguments.alone)
         for title, cases in sets(arguments.data).items():
             if arguments.only and not {title, title.split(":")[0]} & set(arguments.only):
                 continue

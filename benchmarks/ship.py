@@ -59,6 +59,9 @@ def main() -> int:
     parser.add_argument(
         "--keep-detail", type=float, default=0.0, help="how much texture its results get back"
     )
+    parser.add_argument(
+        "--declip", action="store_true", help="black and white are mended in its results"
+    )
     parser.add_argument("--limits", required=True, help="sentences: what it can't do, its harms")
     arguments = parser.parse_args()
     tune_cpu()
@@ -82,6 +85,7 @@ def main() -> int:
         "model": config["model"],
         "options": config["options"],
         **({"keep_detail": arguments.keep_detail} if arguments.keep_detail else {}),
+        **({"declip": True} if arguments.declip else {}),
         "training": {
             "steps": training["step"],
             "cpu_minutes": arguments.cpu_minutes,
@@ -100,6 +104,11 @@ def main() -> int:
         if arguments.keep_detail
         else ""
     )
+    if arguments.declip:
+        put_back += (
+            "- **Clipping**: black and white, which are off where noise was clipped, are mended in "
+            "its\n  results, in the figures too (`declip` in config.json).\n"
+        )
     text = f"""# {arguments.name}
 
 {arguments.purpose}

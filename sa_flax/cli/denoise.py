@@ -83,6 +83,12 @@ def parser() -> Parser:
         "network was saved with: photo 1, others 0)",
     )
     options.add_argument(
+        "--declip",
+        action=argparse.BooleanOptionalAction,
+        help="mend black and white, which are off where noise was clipped (default: what the "
+        "network was saved with: photo does, others do not)",
+    )
+    options.add_argument(
         "--self-ensemble",
         action="store_true",
         help="mean over eight flips and rotations: a little better, eight times the work",
@@ -174,6 +180,7 @@ def run(options: argparse.Namespace, stop: Stop) -> int:
             estimate=_where_to_tell(options) if options.estimate_noise else None,
             strength=options.strength,
             keep_detail=options.keep_detail,
+            declip=options.declip,
             self_ensemble=options.self_ensemble,
         ),
         kind=work.Kind(options.format, options.quality),
@@ -223,7 +230,7 @@ def function_of(
       sigma: noise level, 0-255, for a network that takes one.
       stop: asked between the tiles of a picture.
       estimate: gets a line that says how much noise there is.
-      **finish: strength, keep_detail and self_ensemble of `Denoiser.__call__`.
+      **finish: strength, keep_detail, declip and self_ensemble of `Denoiser.__call__`.
 
     Raises:
       InputError: where the network needs a level and there is none, or the other way round.

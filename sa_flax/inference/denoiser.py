@@ -16,7 +16,7 @@ from sa_flax.functional.statistics import Window
 from sa_flax.inference.arrays import as_batch, check_values, from_unit, to_unit
 from sa_flax.inference.finish import REACH, Finish
 from sa_flax.inference.whole_or_tiles import Engine, Pair, Report, ignore
-from sa_flax.models.saved import from_pretrained, keep_detail_of, suits_gray
+from sa_flax.models.saved import declips, from_pretrained, keep_detail_of, suits_gray
 from sa_flax.pictures import split_alpha
 
 
@@ -49,7 +49,9 @@ class Denoiser:
 
     A saved network whose config has "keep_detail" (of the shipped ones `photo`, 1) gets that much
     of the texture back that it took for noise, in every result of `denoiser(noisy)`; the attribute
-    `keep_detail` says how much, and 0 leaves what the network makes.
+    `keep_detail` says how much, and 0 leaves what the network makes. One whose config has "declip"
+    (again `photo`) has black and white mended where clipping moved their means (see
+    `sa_flax.inference.clipping`); the attribute `declip` says whether.
 
     For `jax.jit`, `jax.vmap` and gradients, and without clipping, see `apply`.
 
@@ -95,7 +97,7 @@ class Denoiser:
         self.channels = channels
         self.takes_noise_level: bool = getattr(model, "noise_level", False)
         self.suits_gray = channels == 1
-        self.keep_detail = 0.0
+        self.keep_detail, self.declip = 0.0, False
         self._graphdef, state = nnx.split(model)
         self._rows: NamedSharding | None = None
         if devices != 1:
@@ -130,6 +132,7 @@ class Denoiser:
             raise InputError(f"{name}: {error}") from error
         denoiser.suits_gray = suits_gray(config)
         denoiser.keep_detail = keep_detail_of(config, str(name))
+        denoiser.declip = declips(config, str(name))
         return denoiser
 
     def with_variables(self, *states: nnx.State[Any, Any]) -> "Denoiser":
@@ -179,6 +182,7 @@ class Denoiser:
         *,
         strength: float = 1.0,
         keep_detail: float | None = None,
+        declip: bool | None = None,
         self_ensemble: bool = False,
         report: Report = ignore,
     ) -> Any:
@@ -194,6 +198,7 @@ class Denoiser:
           keep_detail: how much texture to put back, 0 to 1: where more was taken away than usual at
             that brightness in this picture, what is too much for noise (see
             `sa_flax.inference.finish.texture`). By default `self.keep_detail`.
+          declip: whether to mend black and white where noise was clipped; by default `self.declip`.
           self_ensemble: mean over the eight flips and rotations of the picture, at eight times the
             cost.
           report: called with (tiles done, tiles in all) after each tile. What it raises ends the
@@ -212,7 +217,11 @@ class Denoiser:
                 "float pictures in [0, 1]."
             )
         self._check_sigma(sigma)
-        finish = Finish(strength, self.keep_detail if keep_detail is None else keep_detail)
+        finish = Finish(
+            strength,
+            self.keep_detail if keep_detail is None else keep_detail,
+            self.declip if declip is None else declip,
+        )
         pictures = np.asarray(noisy)
         batch = as_batch(pictures)
         colour, alpha = split_alpha(batch)

@@ -1,4 +1,4 @@
-"""What is done to a network's result: less of it, and texture put back.
+"""What is done to a network's result: less of it, texture put back, black and white mended.
 
 Pictures are float, (H, W, C); what looks around a pixel looks `REACH` pixels far.
 """
@@ -8,9 +8,11 @@ from collections.abc import Iterable
 
 import numpy as np
 
+from sa_flax.inference import clipping
+
 # How far `texture` looks: a wavelet of 2 pixels, and means over the wider windows, taken twice.
 _WIDTHS = (5, 11)
-REACH = 2 + 2 * (_WIDTHS[1] // 2)
+REACH = max(2 + 2 * (_WIDTHS[1] // 2), clipping.REACH)
 # Sides of the blocks over which the noise in either band is measured.
 _BLOCKS = (8, 12)
 # Groups of blocks by brightness, and how many a group has at least.
@@ -88,6 +90,16 @@ class Removed:
             power.append(np.stack(between, axis=-1).astype(np.float32))
         return cls((power[0], power[1]))
 
+    def deviation(self, clean: np.ndarray) -> np.ndarray:
+        """Standard deviation of it in a channel, at each pixel of `clean`: (H, W, 1)."""
+        total = sum(power.mean(axis=-1) for power in self.power)
+        return np.sqrt(total)[_level(clean.mean(axis=-1))][..., None]
+
+
+def _level(brightness: np.ndarray) -> np.ndarray:
+    """Where `Removed.power` holds a brightness."""
+    return np.clip(brightness * (_STEPS - 1) + 0.5, 0, _STEPS - 1).astype(np.int32)
+
 
 def texture(noisy: np.ndarray, clean: np.ndarray, usual: Removed) -> np.ndarray:
     """What a denoiser took for noise and is likely none, (H, W, C).
@@ -108,7 +120,7 @@ def texture(noisy: np.ndarray, clean: np.ndarray, usual: Removed) -> np.ndarray:
     from scipy.ndimage import uniform_filter
 
     bands, brightness = _bands(noisy, clean)
-    level = np.clip(brightness * (_STEPS - 1) + 0.5, 0, _STEPS - 1).astype(np.int32)
+    level = _level(brightness)
     kept = np.zeros_like(bands[0])
     for band, power, width in zip(bands, usual.power, _WIDTHS, strict=True):
         around = np.square(band)
@@ -121,15 +133,16 @@ def texture(noisy: np.ndarray, clean: np.ndarray, usual: Removed) -> np.ndarray:
 
 @dataclasses.dataclass(frozen=True)
 class Finish:
-    """Strength and kept detail: `finish(noisy, clean) -> result`, (H, W, C) float.
+    """Strength, kept detail and clipping: `finish(noisy, clean) -> result`, (H, W, C) float.
 
-        clean' = clean + keep_detail * texture(noisy, clean, usual)
+        clean' = clean + keep_detail * texture(noisy, clean) + declip * mended(noisy, clean)
         result = noisy + strength * (clean' - noisy)
 
     Attributes:
       strength: how much of the noise to take away, 0 to 1.
       keep_detail: how much of `texture` to put back, 0 to 1.
-      usual: what `texture` is told.
+      declip: whether to add what `sa_flax.inference.clipping.mended` says.
+      usual: what was removed of this picture in most places.
 
     Raises:
       ValueError: for numbers outside of [0, 1].
@@ -137,6 +150,7 @@ class Finish:
 
     strength: float = 1.0
     keep_detail: float = 0.0
+    declip: bool = False
     usual: Removed | None = None
 
     def __post_init__(self):
@@ -148,7 +162,7 @@ class Finish:
     @property
     def looks_around(self) -> bool:
         """Whether the result of a pixel depends on pixels around it, up to `REACH` away."""
-        return self.keep_detail > 0
+        return self.keep_detail > 0 or self.declip
 
     def after(self, pairs: Iterable[tuple[np.ndarray, np.ndarray]]) -> "Finish":
         """Told what was removed from the picture, or from parts of it: each (noisy, clean)."""
@@ -156,19 +170,23 @@ class Finish:
 
     def __call__(self, noisy: np.ndarray, clean: np.ndarray) -> np.ndarray:
         if self.looks_around:
-            clean = clean + np.float32(self.keep_detail) * self._texture(noisy, clean)
+            clean = clean + self._added(noisy, clean)
         if self.strength == 1:
             return clean
         return noisy + np.float32(self.strength) * (clean - noisy)
 
-    def _texture(self, noisy: np.ndarray, clean: np.ndarray) -> np.ndarray:
-        """`texture`, by strips of rows: it takes some fifteen arrays of their size."""
+    def _added(self, noisy: np.ndarray, clean: np.ndarray) -> np.ndarray:
+        """By strips of rows: texture alone takes some fifteen arrays of their size."""
         assert self.usual is not None, "call `after` first"
-        kept = np.empty_like(clean)
+        added = np.zeros_like(clean)
         rows = max(_STRIP // clean.shape[1], REACH)
         for first in range(0, len(clean), rows):
             above = min(first, REACH)
             seen = slice(first - above, first + rows + REACH)
-            strip = texture(noisy[seen], clean[seen], self.usual)
-            kept[first : first + rows] = strip[above : above + rows]
-        return kept
+            inner, strip = slice(above, above + rows), added[first : first + rows]
+            pair = noisy[seen], clean[seen]
+            if self.keep_detail > 0:
+                strip += np.float32(self.keep_detail) * texture(*pair, self.usual)[inner]
+            if self.declip:
+                strip += clipping.mended(*pair, self.usual.deviation(pair[1]))[inner]
+        return added

@@ -173,6 +173,18 @@ def keep_detail_of(config: Mapping[str, Any], origin: str) -> float:
     return float(amount)
 
 
+def declips(config: Mapping[str, Any], origin: str) -> bool:
+    """Whether black and white are mended in a saved network's results; False if not noted.
+
+    Raises:
+      InputError: for what is neither true nor false.
+    """
+    answer = config.get("declip", False)
+    if not isinstance(answer, bool):
+        raise InputError(f'{origin}: "declip" in {CONFIG} must be true or false; got {answer!r}.')
+    return answer
+
+
 def fill(model: nnx.Module, arrays: Mapping[str, np.ndarray], origin: str) -> None:
     """Gives a network's parameters and statistics the values of `arrays`, in place.
 

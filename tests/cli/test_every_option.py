@@ -13,7 +13,7 @@ from sa_flax.cli.commands import COMMANDS
 # {told}: a network that is told the noise level; {pth}: DnCNN's weights from PyTorch.
 LINES = [
     "denoise {in} --output {tmp}/out --model {run} --memory 1GB --strength 0.5 --keep-detail 0.3 "
-    "--self-ensemble --estimate-noise --compare --report {tmp}/page.html --overwrite "
+    "--declip --self-ensemble --estimate-noise --compare --report {tmp}/page.html --overwrite "
     "--json {tmp}/work.json --format png --verbose",
     "denoise {in}/a.png -o {tmp}/a.jpg --model {told} --sigma 25 --devices 2 --quality 90 --quiet",
     "denoise {in}/a.png -o {tmp}/a.png --model {run} --window 8",

@@ -105,7 +105,7 @@ def test_texture_looks_no_further_than_it_says(channels):
     changed[50, 50] += 9
     differs = texture(noisy, clean, usual) != texture(changed, clean, usual)
     places = np.argwhere(differs)[:, :2]
-    assert REACH - 2 <= np.abs(places - 50).max() <= REACH
+    assert 10 <= np.abs(places - 50).max() <= REACH
 
 
 def test_a_networks_own_amount(tmp_path):
@@ -142,7 +142,7 @@ def test_in_tiles_as_whole(held, monkeypatch):
         monkeypatch.setattr(whole_or_tiles, "_LOOKED_AT", 32)
     denoiser = sa_flax.Denoiser(network("none", width=4, levels=2))
     noisy = picture(190, 170)
-    options = {"strength": 0.7, "keep_detail": 0.8, "self_ensemble": True}
+    options = {"strength": 0.7, "keep_detail": 0.8, "declip": True, "self_ensemble": True}
     whole = denoiser(noisy, **options)
     assert np.abs(whole - denoiser(noisy, **options | {"keep_detail": 0})).max() > 1e-4
     in_tiles_of(96, monkeypatch=monkeypatch)
