@@ -1,12 +1,15 @@
 """Before any test module is imported: eight simulated CPU devices, so that sharding is real, and
-little optimisation by the compiler, which would take longer than the tiny tests themselves; and the
-shapes that annotations state are checked at every call of pure functions and layers."""
+little optimisation by the compiler, which would take longer than the tiny tests themselves; the
+shapes that annotations state are checked at every call of pure functions and layers; and JAX
+promotes neither dtypes nor ranks."""
 
 import dataclasses
 import importlib.metadata
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
+import jax
 import pytest
 from jaxtyping import install_import_hook
 
@@ -44,6 +47,19 @@ os.environ.setdefault("SA_FLAX_COMPILATION_CACHE", "off")
 # Computes wrong numbers without it, see sa_flax.xla_flags; other releases may not know the option.
 if importlib.metadata.version("jaxlib") == "0.10.2" and "ynn_fusion" not in os.environ["XLA_FLAGS"]:
     os.environ["XLA_FLAGS"] += " --xla_cpu_experimental_ynn_fusion_type=-LIBRARY_FUSION_TYPE_REDUCE"
+
+
+# Nothing in the library leaves a promotion to JAX. What tests start in processes of their own runs
+# with JAX's defaults, as users do.
+jax.config.update("jax_numpy_dtype_promotion", "strict")
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+
+@pytest.fixture
+def jax_defaults() -> Iterator[None]:
+    """For what stands as users write it: JAX promotes what it promotes for them."""
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -12,6 +12,8 @@ from sa_flax.models.saved import model_leaves
 
 ROOT = Path(__file__).parents[1]
 
+pytestmark = pytest.mark.usefixtures("jax_defaults")
+
 
 def _example(name):
     spec = importlib.util.spec_from_file_location(name, ROOT / "examples" / f"{name}.py")

@@ -15,6 +15,7 @@ def cells(name: str) -> list[dict]:
     return json.loads((NOTEBOOKS / f"{name}.ipynb").read_text())["cells"]
 
 
+@pytest.mark.usefixtures("jax_defaults")
 @pytest.mark.parametrize("name", NAMES)
 def test_it_runs(name, tmp_path, monkeypatch):
     monkeypatch.setenv("SMALL", "1")

@@ -5,6 +5,8 @@ of two positions is a product of learned features, here it is the distance of th
 them, and in both the result is a mean of the pixels, weighted by likeness.
 """
 
+import math
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -73,12 +75,13 @@ def non_local_means(
     return _by_shifts(wide, taps, patch_distance, h, sigma, approximate).astype(x.dtype)
 
 
-def _gaussian_taps(patch_size: int) -> np.ndarray:
+def _gaussian_taps(patch_size: int) -> list[float]:
     """Weights of the rows (and of the columns) of a patch, summing to 1."""
     radius = patch_size // 2
     offsets = np.arange(-radius, radius + 1)
     taps = np.exp(-0.5 * (offsets / (radius / 2)) ** 2) if radius else np.ones(1)
-    return taps / taps.sum()
+    # Python's floats take the dtype of what they multiply, NumPy's would make float64 of it.
+    return (taps / taps.sum()).tolist()
 
 
 def _mirror(x: Float[Array, "... H W C"], radius: int) -> Float[Array, "... H2 W2 C"]:
@@ -96,12 +99,12 @@ def _interpolated_exp(y: jax.Array) -> jax.Array:
     It writes a scaled y into the bits of a float (Schraudolph, Neural Computation 11(4), 1999),
     which reads as 2^k (1 + f) for k + f = y / log(2) - 60801 / 2^20.
     """
-    exponent = y / np.log(2) - 60801 / 2**20
+    exponent = y / math.log(2) - 60801 / 2**20
     whole = jnp.floor(exponent)
     return jnp.exp2(whole) * (1 + exponent - whole)
 
 
-def _by_shifts(x, taps: np.ndarray, distance: int, h, sigma, approximate: bool) -> jax.Array:
+def _by_shifts(x, taps: list[float], distance: int, h, sigma, approximate: bool) -> jax.Array:
     """All pixels at once against themselves shifted, one shift after the other."""
     *lead, height, width, channels = x.shape
     size = len(taps)
@@ -111,7 +114,8 @@ def _by_shifts(x, taps: np.ndarray, distance: int, h, sigma, approximate: bool) 
     margin = [(0, 0)] * len(lead) + [(reach[0], reach[0]), (reach[1], reach[1]), (0, 0)]
     # What is read from this margin never counts: those pixels are outside the picture.
     surrounded = jnp.pad(padded, margin)
-    rows, columns = jnp.arange(height)[:, None], jnp.arange(width)[None]
+    rows = jnp.arange(height, dtype=jnp.int32)[:, None]
+    columns = jnp.arange(width, dtype=jnp.int32)[None]
 
     @jax.checkpoint
     def weigh(shift):
@@ -144,7 +148,7 @@ def _by_shifts(x, taps: np.ndarray, distance: int, h, sigma, approximate: bool) 
     return values / weights
 
 
-def _whole_picture(x, taps: np.ndarray, h, sigma) -> jax.Array:
+def _whole_picture(x, taps: list[float], h, sigma) -> jax.Array:
     """Patches as queries and keys, pixels as values: -|p - q|^2 is a product of longer vectors."""
     *lead, height, width, channels = x.shape
     # Distances do not change with the mean, but their rounding errors do.
@@ -152,7 +156,7 @@ def _whole_picture(x, taps: np.ndarray, h, sigma) -> jax.Array:
     padded = _mirror(centred, len(taps) // 2)
     patches = jnp.concatenate(
         [
-            np.sqrt(a * b / channels) / h * padded[..., i : i + height, j : j + width, :]
+            math.sqrt(a * b / channels) / h * padded[..., i : i + height, j : j + width, :]
             for i, a in enumerate(taps)
             for j, b in enumerate(taps)
         ],

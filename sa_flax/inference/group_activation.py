@@ -131,7 +131,7 @@ def _score_cam(
 
     maps = group_maps(network, picture[None], stage=stage, block=block)[0]
     maps = jax.image.resize(maps, (*picture.shape[:2], maps.shape[-1]), "bilinear")
-    low, high = maps.min(axis=(0, 1)), maps.max(axis=(0, 1))
+    low, high = (extreme(maps, axis=(0, 1), keepdims=True) for extreme in (jnp.min, jnp.max))
     # A group that answers alike everywhere points nowhere.
     masks = jnp.where(high > low, (maps - low) / jnp.where(high > low, high - low, 1), 0)
     whole, blank = probabilities(jnp.stack([picture, jnp.zeros_like(picture)]))

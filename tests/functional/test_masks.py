@@ -85,7 +85,7 @@ def test_dual_attention_with_a_plain_merge_is_the_sum_of_its_branches():
         merge_bias=jnp.asarray([0.0, 1.0]),
     )
     # The spatial branch comes first.
-    expected = 0.25 * x + 2 * 0.75 * x + jnp.asarray([0.0, 1.0])
+    expected = 0.25 * x + 2 * 0.75 * x + jnp.asarray([[[0.0, 1.0]]])
     np.testing.assert_allclose(F.dual_attention(x, zero), expected, rtol=1e-6, atol=1e-6)
 
 

@@ -159,7 +159,8 @@ def _losses(attention: str, seed: int, steps: int = 60) -> np.ndarray:
         loss, grads = jax.value_and_grad(
             lambda p: jnp.mean((nnx.merge(graphdef, p)(noisy) - clean) ** 2)
         )(params)
-        updates, opt_state = optimizer.update(grads, opt_state, params)
+        with jax.numpy_dtype_promotion("standard"):  # Optax takes powers of whole numbers
+            updates, opt_state = optimizer.update(grads, opt_state, params)
         return optax.apply_updates(params, updates), opt_state, loss
 
     opt_state, losses = optimizer.init(params), []

