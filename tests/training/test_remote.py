@@ -292,6 +292,7 @@ def test_networks_at_an_address(cache):
     assert card_of(ADDRESS).startswith("# run")
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_from_the_address_alone(tmp_path, cache, monkeypatch):
     """It ends by an error right after step 3, on a machine of which nothing is left."""
     smoke = PRESETS["smoke"]
