@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from sa_flax.errors import StorageError
+from sa_flax.errors import InputError, StorageError
 
 Content = str | bytes | Callable[[BinaryIO], object]
 
@@ -24,6 +24,33 @@ _numbers = itertools.count()
 # What is being written: whoever ends the process at once removes it first.
 _unfinished: set[Path] = set()
 _lock = threading.Lock()
+
+
+def cache_folder() -> Path:
+    """Where files are kept for this user: $XDG_CACHE_HOME/sa_flax, else ~/.cache/sa_flax.
+
+    Without a home (in a container, say) it is a folder of the user's own among temporary files. It
+    need not be there yet.
+
+    Raises:
+      InputError: where that folder belongs to someone else.
+    """
+    base = os.environ.get("XDG_CACHE_HOME")
+    if base:
+        return Path(base, "sa_flax")
+    home = os.path.expanduser("~")
+    if home != "~" and os.path.isdir(home):
+        return Path(home, ".cache", "sa_flax")
+    user = os.getuid() if hasattr(os, "getuid") else 0
+    folder = Path(tempfile.gettempdir(), f"sa_flax-{user}")
+    with contextlib.suppress(FileExistsError):
+        folder.mkdir(mode=0o700)
+    if os.stat(folder, follow_symlinks=False).st_uid != user:
+        raise InputError(
+            f"no home to keep files in, and {folder} belongs to someone else. Set XDG_CACHE_HOME "
+            "to a folder of your own."
+        )
+    return folder
 
 
 def write_whole(path: str | os.PathLike[str], writer: Content) -> None:

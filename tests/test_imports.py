@@ -20,9 +20,9 @@ FILES = {name_of(path): path for path in ROOT.rglob("*.py")}
 
 # From the ground up. The package's own file names the face, and imports it on first use.
 ROOMS = (
-    *("functional", "errors", "limits", "strict_json", "files", "noise", "config", "xla_flags"),
-    *("sa_flax", "modules", "pictures", "models", "data", "porting", "inference", "training"),
-    "cli",
+    *("functional", "errors", "limits", "strict_json", "files", "remote", "noise", "config"),
+    *("xla_flags", "sa_flax", "modules", "pictures", "models", "data", "porting", "inference"),
+    *("training", "cli"),
 )
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sa_flax.errors import InputError, nearest
+from sa_flax.remote import is_address
 
 if TYPE_CHECKING:
     import numpy as np
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
 
 HELP = (
     "the network: the name of one that comes with sa_flax, the directory of a training run or of "
-    "a ported network, or OWNER/NAME on the Hugging Face hub"
+    "a ported network, its address (gs://BUCKET/RUN), or OWNER/NAME on the Hugging Face hub"
 )
 # What is taken unless asked otherwise: the first of these that this version comes with.
 _DEFAULTS = ("photo", "color", "gray")
@@ -138,6 +139,8 @@ def check_name(name: str) -> str:
     path = os.path.expanduser(name)
     if not path.strip():
         raise InputError("--model needs a name or a directory; got nothing.")
+    if is_address(name):
+        return name
     if os.path.isdir(path):
         return path if path != name else name
     if path.endswith(BEST):

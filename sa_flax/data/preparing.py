@@ -7,7 +7,6 @@ import logging
 import os
 import re
 import sys
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,6 +17,7 @@ from tensorflow_datasets.core.download import downloader
 
 from sa_flax.data.without_tensorflow import replaced, without_bucket, without_tensorflow
 from sa_flax.errors import InputError
+from sa_flax.files import cache_folder
 
 # Of a connection; TFDS itself tries ten times, with pauses of three minutes in all.
 _RETRIES = 2
@@ -32,26 +32,10 @@ def cache_directory(directory: str | None) -> Path:
     """
     if directory is not None:
         return Path(os.path.expanduser(directory))
-    base = os.environ.get("XDG_CACHE_HOME")
-    if base:
-        return Path(base, "sa_flax")
-    home = os.path.expanduser("~")
-    if home != "~" and os.path.isdir(home):
-        return Path(home, ".cache", "sa_flax")
-    return _temporary_cache()
-
-
-def _temporary_cache() -> Path:
-    user = os.getuid() if hasattr(os, "getuid") else 0
-    folder = Path(tempfile.gettempdir(), f"sa_flax-{user}")
-    with contextlib.suppress(FileExistsError):
-        folder.mkdir(mode=0o700)
-    if os.stat(folder, follow_symlinks=False).st_uid != user:
-        raise InputError(
-            f"no home to keep prepared data sets in, and {folder} belongs to someone else. Give a "
-            "folder with --data.directory."
-        )
-    return folder
+    try:
+        return cache_folder()
+    except InputError as error:
+        raise InputError(f"{error} Give a folder with --data.directory.") from error
 
 
 def prepared(

@@ -7,6 +7,7 @@ networks have: a run of train.py keeps one in its folder `network`, the package 
 `models/weights`, and the hub holds some.
 """
 
+import hashlib
 import json
 import os
 import re
@@ -20,9 +21,10 @@ from flax import nnx
 from safetensors.numpy import save
 
 from sa_flax.errors import InputError, PortingError, nearest
-from sa_flax.files import write_whole
+from sa_flax.files import cache_folder, write_whole
 from sa_flax.models.registry import create_model
 from sa_flax.models.weight_files import read_safetensors
+from sa_flax.remote import Remote, is_address
 
 CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
 # The saved networks in the directory of a run: the newest, and the best on its validation pictures.
@@ -112,9 +114,10 @@ def from_pretrained(
 
     Args:
       name: a shipped name (`list_pretrained()`), a directory that `save_pretrained` wrote, the
-        directory of a run of train.py, or OWNER/NAME on the Hugging Face hub (needs the package
-        huggingface_hub). A directory that exists comes before a shipped name. A run's newest
-        network is taken; RUN@best is the one with the best validation PSNR.
+        directory of a run of train.py, the address of either (gs://BUCKET/RUN), or OWNER/NAME on
+        the Hugging Face hub (needs the package huggingface_hub). A directory that exists comes
+        before a shipped name. A run's newest network is taken; RUN@best is the one with the best
+        validation PSNR.
       revision: branch, tag or commit on the hub.
       dtype: of the computation, e.g. "bfloat16"; by default what the network was saved with. Its
         parameters keep their dtype.
@@ -288,6 +291,8 @@ def _read_weights(path: Path) -> dict[str, np.ndarray]:
 
 def _find(name: str, revision: str | None) -> Path:
     """The local directory of a network, fetched where it is on the hub."""
+    if is_address(name):
+        return _from_address(name)
     if os.path.isdir(name):
         return _in_run(Path(name))
     if name.endswith(BEST):
@@ -328,6 +333,23 @@ def _best_of(run: Path) -> Path:
         )
     raise PretrainedError(
         f"{run}{BEST}: {run} is not the directory of a run, and only runs have a best network."
+    )
+
+
+def _from_address(name: str) -> Path:
+    """The network of a run, or one saved by itself, at an address; fetched at each call."""
+    remote = Remote(name.removesuffix(BEST))
+    key = hashlib.sha256(name.encode()).hexdigest()[:16]
+    here = cache_folder() / "networks" / key / remote.name
+    for folder in [f"{BEST_NETWORK}/"] if name.endswith(BEST) else [f"{NETWORK}/", ""]:
+        files = {file: remote.read(folder + file) for file in (WEIGHTS, CONFIG, CARD)}
+        if files[WEIGHTS] and files[CONFIG]:
+            for file, content in files.items():
+                write_whole(here / file, content or b"")
+            return here
+    raise PretrainedError(
+        f"{name}: there is no trained network. Give the address of a run that has saved one, or of "
+        f"a folder with {CONFIG} and {WEIGHTS}."
     )
 
 

@@ -41,13 +41,15 @@ def _run() -> int:
     keep_compiled()
     from sa_flax.training import processes
     from sa_flax.training.loop import train
+    from sa_flax.training.mirror import mirrored
 
     # Until training has something to save, SIGTERM ends it as Ctrl-C does.
     for number in _SIGNALS:
         signal.signal(number, signal.default_int_handler)
     if command.distributed:
         processes.start(command.coordinator, command.num_processes, command.process_id)
-    return train(command.config, command.output, resume=command.resume)
+    with mirrored(command.output) as mirror:
+        return train(command.config, mirror.folder, resume=command.resume, mirror=mirror)
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, BestN, LatestN
 
@@ -32,9 +33,11 @@ class Checkpoints:
     Args:
       run: the run's directory.
       keep: how many of the newest are kept; the one with the best PSNR is kept besides.
+      alone: process 0 alone saves and restores, also where there are others. What it saves are
+        NumPy arrays then.
     """
 
-    def __init__(self, run: Path, *, keep: int = 2):
+    def __init__(self, run: Path, *, keep: int = 2, alone: bool = False):
         # Orbax reports every deletion and thread at level INFO and some at WARNING; an ERROR, with
         # its traceback, it raises besides.
         logging.getLogger("absl").setLevel(logging.CRITICAL)
@@ -48,7 +51,10 @@ class Checkpoints:
                 ),
             ]
         )
+        self._alone = alone
         self._folder = (run / CHECKPOINTS).resolve()
+        if alone:  # with a choice of processes Orbax makes no folder
+            self._folder.mkdir(parents=True, exist_ok=True)
         self._manager = ocp.CheckpointManager(
             self._folder,
             item_names=("state", "ema"),
@@ -56,8 +62,16 @@ class Checkpoints:
                 preservation_policy=policy,
                 enable_async_checkpointing=False,
                 cleanup_tmp_directories=True,
+                create=not alone,
+                multiprocessing_options=ocp.options.MultiprocessingOptions(
+                    active_processes={0} if alone else None
+                ),
             ),
         )
+
+    def has(self, step: int) -> bool:
+        """Whether there is a checkpoint of a step."""
+        return step in self._manager.all_steps()
 
     def save(self, state: TrainState, step: int, *, psnr: float | None = None) -> bool:
         """Saves, unless this step is saved already; returns whether it did.
@@ -68,7 +82,7 @@ class Checkpoints:
         Raises:
           StorageError: where it can't be written whole; older checkpoints are as they were.
         """
-        if step in self._manager.all_steps():
+        if self.has(step):
             return False
         arguments = ocp.args.Composite(
             state=ocp.args.StandardSave(_without_ema(state)),
@@ -80,7 +94,7 @@ class Checkpoints:
         try:
             self._manager.save(step, args=arguments, metrics=metrics)
             self._manager.wait_until_finished()
-            if processes.is_first():
+            if self._alone or processes.is_first():
                 write_checksums(self._folder / str(step))
         except Exception as error:  # tensorstore, Orbax and the file system have no common class
             # What there is of it has a temporary name, and goes when the folder is next opened.
@@ -90,8 +104,7 @@ class Checkpoints:
 
     def _require_room(self, state: TrainState, step: int) -> None:
         """Raises StorageError where the disk can't take this process's part of a checkpoint."""
-        shards = (s for leaf in jax.tree.leaves(state) for s in leaf.addressable_shards)
-        needed = 1.1 * sum(s.data.nbytes for s in shards if s.replica_id == 0) + 2**20
+        needed = 1.1 * sum(map(_bytes_here, jax.tree.leaves(state))) + 2**20
         if shutil.disk_usage(self._folder).free < needed:
             raise self._not_saved(step, f"it takes {needed / 2**20:.1f} MB")
 
@@ -118,18 +131,21 @@ class Checkpoints:
             ema=ocp.args.StandardRestore({"params": abstract.ema, "rest": abstract.rest}),
         )
         broken: list[str] = []
-        for step, restored in newest_valid(self._manager, args, broken, _damage_for_all):
+        for step, restored in newest_valid(
+            self._manager, args, broken, damage if self._alone else _damage_for_all
+        ):
             self._set_aside(broken)
             state = TrainState(**restored["state"], ema=restored["ema"]["params"])
             return state, step, broken
         return None
 
     def _set_aside(self, broken: list[str]) -> None:
-        for line in broken if processes.is_first() else ():
+        for line in broken if self._alone or processes.is_first() else ():
             step = line.split(":")[0]
             (self._folder / step).rename(_free_name(self._folder / f"broken-{step}"))
         if broken:
-            processes.wait_for_all("broken checkpoints set aside")
+            if not self._alone:
+                processes.wait_for_all("broken checkpoints set aside")
             self._manager.reload()
 
     def close(self) -> None:
@@ -140,6 +156,13 @@ class Checkpoints:
 def _without_ema(state: TrainState) -> dict[str, Any]:
     """The average is an item of its own in a checkpoint, so that inference reads it alone."""
     return {name: value for name, value in state._asdict().items() if name != "ema"}
+
+
+def _bytes_here(leaf: Any) -> int:
+    """What this process writes of an array."""
+    if isinstance(leaf, np.ndarray):
+        return leaf.nbytes
+    return sum(s.data.nbytes for s in leaf.addressable_shards if s.replica_id == 0)
 
 
 def _damage_for_all(checkpoint: Path) -> str:

@@ -1,7 +1,6 @@
 """The command line of train.py: `[PRESET] [--options]`."""
 
 import dataclasses
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,18 +12,16 @@ from sa_flax.config import PRESETS, Config, differences, noise_class, preset, va
 from sa_flax.errors import InputError
 from sa_flax.noise import NOISES, Noise
 
-# gs://bucket/run, which a Path makes gs:/bucket/run. Not C:\\runs.
-_ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
-
 
 @dataclass(frozen=True)
 class Command:
     """What the command line of train.py asks for."""
 
     config: Annotated[Config, tyro.conf.arg(name="")]
-    output: Path
-    """Directory of the run: configuration, checkpoints, logs, pictures. A run that stopped there
-    goes on where it stopped."""
+    # No Path, which makes gs:/bucket/run of gs://bucket/run.
+    output: Annotated[str, tyro.conf.arg(metavar="DIR|ADDRESS")]
+    """Directory of the run: configuration, checkpoints, logs, pictures; or its address, such as
+    gs://BUCKET/RUN. A run that stopped there goes on where it stopped."""
     resume: bool = False
     """Insist on going on with an earlier run: without a checkpoint in the directory, stop."""
     distributed: bool = False
@@ -126,14 +123,9 @@ def parse_command(arguments: Sequence[str]) -> Command:
         prog="train.py",
         description=description,
         args=rest,
-        default=Command(config=config, output=Path("runs", name)),
+        default=Command(config=config, output=str(Path("runs", name))),
     )
     validate(command.config)
-    if _ADDRESS.match(str(command.output)):
-        raise InputError(
-            f"--output {command.output} is an address, and a run needs a folder. Mount the bucket "
-            "(gcsfuse, rclone, s3fs) and give the folder where it is mounted."
-        )
     refuse_idle_options(command.config, config)
     together = (command.coordinator, command.num_processes, command.process_id)
     if not command.distributed and any(option is not None for option in together):

@@ -18,6 +18,7 @@ from sa_flax.errors import NotFiniteError
 from sa_flax.inference import evaluate
 from sa_flax.inference.denoiser import Denoiser
 from sa_flax.training import processes, sharding
+from sa_flax.training.mirror import Mirror
 from sa_flax.training.run import Run, evaluation_crops, facts
 from sa_flax.training.run_data import open_data
 from sa_flax.training.run_directory import saved_steps
@@ -25,9 +26,10 @@ from sa_flax.training.state import create_state, make_optimizer
 from sa_flax.training.steps import make_train_step
 
 
-def train(config: Config, output: Path, *, resume: bool) -> int:
-    """Trains, evaluates and saves; returns the exit code."""
+def train(config: Config, output: Path, *, resume: bool, mirror: Mirror | None = None) -> int:
+    """Trains, evaluates and saves; returns the exit code. `mirror` copies `output` elsewhere."""
     started = time.monotonic()
+    called = mirror.name if mirror else output
 
     # The network, laid out over all devices, and the pictures.
     mesh = sharding.make_mesh(config.mesh)
@@ -40,10 +42,10 @@ def train(config: Config, output: Path, *, resume: bool) -> int:
     validation_set = evaluation_crops(splits.validation, largest=256)
     noises = evaluate.noises_of(config.noise, config.evaluation_sigmas, pairs=splits.pairs)
 
-    run = Run(config, output, splits, resume=resume)
+    run = Run(config, output, splits, resume=resume, mirror=mirror)
     with run, processes.noticing_the_lost(run.newest):
         state = run.restore(state)
-        run.begin(facts(config, output, state.params, splits, run.step))
+        run.begin(facts(config, called, state.params, splits, run.step))
         batches = training_batches(
             splits.train,
             config.data,

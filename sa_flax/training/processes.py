@@ -19,7 +19,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from sa_flax.errors import InputError, out_of_memory
+from sa_flax.errors import InputError, StorageError, out_of_memory
 from sa_flax.training.lifeline import lifeline
 
 T = TypeVar("T")
@@ -233,20 +233,37 @@ def first(action: Callable[[], T]) -> T | None:
     """Runs `action` in process 0 alone, while the others wait; they get None.
 
     Raises:
-      InputError: in every process, where `action` raised one.
+      InputError, StorageError: in every process, where `action` raised one.
     """
     result, message = None, ""
     if is_first():
         try:
             result = action()
-        except InputError as error:
+        except (InputError, StorageError) as error:
             if jax.process_count() == 1:
                 raise
-            message = str(error)
+            message = f"{'?!'[isinstance(error, StorageError)]}{error}"
     message = tell_all(message)
     if message:
-        raise InputError(message)
+        raise (StorageError if message[0] == "!" else InputError)(message[1:])
     return result
+
+
+def all_or_none(action: Callable[[], object]) -> None:
+    """Runs `action` in every process.
+
+    Raises:
+      InputError: in every process, where `action` raised one in any.
+    """
+    message = ""
+    try:
+        action()
+    except InputError as error:
+        if jax.process_count() == 1:
+            raise
+        message = str(error)
+    if any_process(bool(message)):
+        raise InputError(message or "another process of this run can't go on; it says why.")
 
 
 def first_then_others(action: Callable[[], T]) -> T:

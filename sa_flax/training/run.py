@@ -29,8 +29,10 @@ from sa_flax.noise import Noise
 from sa_flax.pictures import side_by_side
 from sa_flax.training import logs, processes, run_data
 from sa_flax.training.checkpoint import Checkpoints
+from sa_flax.training.mirror import Mirror
 from sa_flax.training.monitor import Monitor
 from sa_flax.training.network import best_score, save_network
+from sa_flax.training.one_writer import OneWriter
 from sa_flax.training.provenance import versions
 from sa_flax.training.run_directory import claim, earlier_config, saved_steps
 from sa_flax.training.state import TrainState, learning_rate_schedule
@@ -52,14 +54,24 @@ class Run:
       splits: its pictures. That they are those of the run's earlier starts is checked, and what
         they are made of noted in data.json.
       resume: insist that there is a run to go on with.
+      mirror: what copies the directory to where the user wants it; None where it is there.
 
     Attributes:
       step: training steps done.
       stopped: whether a signal has ended it before its last step.
     """
 
-    def __init__(self, config: Config, output: Path, splits: Splits, *, resume: bool):
+    def __init__(
+        self,
+        config: Config,
+        output: Path,
+        splits: Splits,
+        *,
+        resume: bool,
+        mirror: Mirror | None = None,
+    ):
         self.config, self.output = config, output
+        self._mirror = mirror or Mirror(output)
         self.step = self._began = 0
         self._splits = splits
         self._claim = claim(output, config, resume=resume)
@@ -80,7 +92,8 @@ class Run:
             changes = processes.first(lambda: stack.enter_context(self._claim))
             self._changes, self._data_changes = list(changes or ()), list(moved or ())
             processes.first(lambda: run_data.note_data(self.output, data))
-            self._checkpoints = Checkpoints(self.output, keep=self.config.keep_checkpoints)
+            make = Checkpoints if self._mirror.shared else OneWriter
+            self._checkpoints = make(self.output, keep=self.config.keep_checkpoints)
             stack.enter_context(contextlib.closing(self._checkpoints))
             self._stack = stack.pop_all()
         return self
@@ -109,6 +122,7 @@ class Run:
         if processes.is_first():
             self._log = logs.RunLog(self.output, steps=self.config.steps, start=self.step)
         self._stack.enter_context(contextlib.closing(self._log))
+        self._mirror.push()
         self._stop_catching = self._stack.enter_context(contextlib.ExitStack())
         self._caught = self._stop_catching.enter_context(catch_signals())
 
@@ -194,6 +208,7 @@ class Run:
                 scores=self._scores,
                 best=best,
             )
+        self._mirror.push()
 
     def samples(
         self,
@@ -219,6 +234,8 @@ class Run:
 
     def newest(self) -> str:
         """What checkpoint there is to go on from."""
+        if not self._mirror.shared:
+            return f"What is saved is at {self._mirror.name}."
         steps = [int(path.name) for path in saved_steps(self.output)]
         return f"The newest checkpoint is of step {max(steps)}." if steps else "Nothing is saved."
 
@@ -256,7 +273,8 @@ class Run:
         write_whole(output / "evaluation.json", strict_json.dumps(results, indent=2) + "\n")
         print(f"pictures (noisy | denoised | clean): {output}/samples, {output}/learning_curve.png")
         print(f"logs: {output}/metrics.jsonl, tensorboard --logdir {output}/tensorboard")
-        print(f"\nnext: sa-flax denoise YOUR_PICTURE.jpg --model {output} --output denoised")
+        model = self._mirror.name
+        print(f"\nnext: sa-flax denoise YOUR_PICTURE.jpg --model {model} --output denoised")
 
     def close_log(self) -> None:
         """Ends the log, draws the learning curve, and hears signals as before."""
@@ -309,7 +327,9 @@ def evaluation_crops(
     return crops
 
 
-def facts(config: Config, output: Path, params: Any, splits: Splits, step: int) -> dict[str, str]:
+def facts(
+    config: Config, output: Path | str, params: Any, splits: Splits, step: int
+) -> dict[str, str]:
     """What the start-up table says."""
     devices = jax.devices()
     model = config.model

@@ -288,7 +288,7 @@ def test_where_sets_are_kept(monkeypatch, tmp_path):
     monkeypatch.setattr(os, "getuid", lambda: 12345)
     monkeypatch.setattr(Path, "mkdir", lambda self, mode: None)
     monkeypatch.setattr(os, "stat", lambda path, follow_symlinks: os.lstat("/"))
-    with pytest.raises(InputError, match=r"belongs to someone else. Give a folder with --data"):
+    with pytest.raises(InputError, match=r"belongs to someone else.* Give a folder with --data"):
         cache_directory(None)
 
 
