@@ -83,7 +83,8 @@ def train(config: Config, output: Path, *, resume: bool, mirror: Mirror | None =
 
         # What it gained: the test pictures, beside the noisy input and non-local means.
         denoiser = denoiser.with_variables(*_averages(state))
-        if processes.is_first():
+
+        def measure() -> None:
             print("\nevaluating on the test pictures, beside scikit-image's non-local means")
             test_set = evaluation_crops(splits.test, largest=768)
             rows = evaluate.evaluate(
@@ -96,6 +97,9 @@ def train(config: Config, output: Path, *, resume: bool, mirror: Mirror | None =
             )
             run.samples(denoiser, test_set, noises, "test")
             run.finish(rows, test_set=test_set, seconds=time.monotonic() - started)
+
+        # The others wait for it: at their end JAX would, for five minutes, and then end them all.
+        processes.first(measure)
     return 0
 
 
