@@ -8,7 +8,7 @@ import pytest
 
 NOTEBOOKS = Path(__file__).parent.parent / "notebooks"
 # The other one needs PyTorch and weights that don't come with the project.
-NAMES = ["attention_as_non_local_means", "denoise_your_picture", "shuffle_gates"]
+NAMES = ["attention_as_non_local_means", "denoise_your_picture", "shuffle_gates", "where_to_attend"]
 
 
 def cells(name: str) -> list[dict]:

@@ -187,7 +187,10 @@ def _statistics(results: Results) -> str:
 
 
 def plot(results: Results, path: Path) -> None:
-    """Differences to the plain network with their intervals: a panel a set, a colour a noise."""
+    """Differences to the plain network: a panel a set, a colour a noise.
+
+    Small dots are seeds, the bar is the interval, which goes on beyond the panel where it is wide.
+    """
     from matplotlib.figure import Figure
 
     cells = [cell for cell in _order(results) if cell != PLAIN][::-1]
@@ -195,6 +198,7 @@ def plot(results: Results, path: Path) -> None:
     figure = Figure(figsize=(2.2 + 2.6 * len(sets), 1.4 + 0.36 * len(cells)), layout="constrained")
     panels = np.atleast_1d(figure.subplots(1, len(sets), sharey=True))
     for panel, (name, noises) in zip(panels, sets.items(), strict=True):
+        found = []
         for index, noise in enumerate(noises):
             shift = 0.6 * (index / max(len(noises) - 1, 1) - 0.5)
             for row, cell in enumerate(cells):
@@ -202,15 +206,19 @@ def plot(results: Results, path: Path) -> None:
                 if not len(values):
                     continue
                 mean, half = interval(values)
+                found += list(values)
+                panel.plot(values, [row - shift] * len(values), ".", ms=2, color=f"C{index}")
                 panel.errorbar(
                     mean, row - shift, xerr=None if math.isnan(half) else half, fmt="o", ms=3,
                     color=f"C{index}", label=noise if not row else None, lw=1,
                 )  # fmt: skip
+        panel.set_xlim(min([0.0, *found]) - 0.2, max([0.0, *found]) + 0.2)
         panel.axvline(0, color="0.5", lw=0.8)
         panel.set_title(name, fontsize=10)
         panel.set_xlabel(f"dB over {PLAIN}")
         panel.grid(alpha=0.3)
     panels[0].set_yticks(range(len(cells)), cells)
-    panels[-1].legend(fontsize=7)
+    handles, labels = panels[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncol=len(labels), fontsize=8)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=110)
