@@ -35,6 +35,7 @@ def commands(start: str) -> list[str]:
     return sorted(set(found))
 
 
+@pytest.mark.usefixtures("jax_defaults")  # as users run it
 @pytest.mark.parametrize("index", range(len(EXAMPLES)), ids=lambda i: EXAMPLES[i][0])
 def test_example(index, tmp_path, monkeypatch, run_directory):
     _, needs_run, code = EXAMPLES[index]

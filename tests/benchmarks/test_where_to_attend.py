@@ -165,6 +165,7 @@ def run(output, *more: str) -> int:
     return command.main([*words.split(), *sizes.split(), *more])
 
 
+@pytest.mark.slow
 def test_a_study_from_its_first_step_to_its_plot(tmp_path, capsys):
     assert run(tmp_path) == 0
     printed = capsys.readouterr().out
