@@ -22,6 +22,7 @@ from safetensors.numpy import save
 
 from sa_flax.errors import InputError, PortingError, nearest
 from sa_flax.files import cache_folder, write_whole
+from sa_flax.limits import LARGEST_CHECKPOINT
 from sa_flax.models.registry import create_model
 from sa_flax.models.weight_files import read_safetensors
 from sa_flax.remote import Remote, is_address
@@ -133,7 +134,7 @@ def from_pretrained(
     directory = _find(os.fspath(name), revision)
     config = _read_config(directory / CONFIG)
     model = _build(config, str(directory / CONFIG), dtype=dtype)
-    fill(model, _read_weights(directory / WEIGHTS), str(directory))
+    fill(model, _read_weights(directory / WEIGHTS, model), str(directory))
     model.eval()
     return model, config
 
@@ -283,10 +284,16 @@ def _read_config(path: Path) -> dict[str, Any]:
     return config
 
 
-def _read_weights(path: Path) -> dict[str, np.ndarray]:
+def _read_weights(path: Path, model: nnx.Module) -> dict[str, np.ndarray]:
     if not path.is_file():
         raise PretrainedError(f"{path.parent}: has no {path.name}.")
-    return read_safetensors(path)
+    # A smaller file that is another network's is read, so that `fill` can say what does not fit.
+    needed = 8 * sum(leaf.get_value().size for leaf in model_leaves(model).values())
+    advice = (
+        f"The network that {CONFIG} beside it describes takes {needed / 2**20:,.0f} MiB at most: "
+        "the two don't belong together."
+    )
+    return read_safetensors(path, max(LARGEST_CHECKPOINT, 2 * needed), advice=advice)
 
 
 def _find(name: str, revision: str | None) -> Path:

@@ -13,14 +13,20 @@ from sa_flax.limits import LARGEST_CHECKPOINT
 from sa_flax.models import sizes
 
 
-def read_safetensors(path: Path, largest: int = LARGEST_CHECKPOINT) -> dict[str, np.ndarray]:
+def read_safetensors(
+    path: Path, largest: int = LARGEST_CHECKPOINT, *, advice: str = ""
+) -> dict[str, np.ndarray]:
     """Names and arrays of a file that may take at most `largest` bytes of memory.
+
+    Args:
+      path, largest: see above.
+      advice: what the error says of a larger file; by default how to raise the limit of a port.
 
     Raises:
       CheckpointError: where it would take more, or is no such file, or damaged.
     """
     try:
-        check_size(path, sizes.of_safetensors(path), largest)
+        check_size(path, sizes.of_safetensors(path), largest, advice)
         return load_file(path)
     except CheckpointError:
         raise
@@ -44,13 +50,16 @@ def _too_little_memory(path: Path) -> CheckpointError:
     )
 
 
-def check_size(path: Path, size: int, largest: int) -> None:
+def check_size(path: Path, size: int, largest: int, advice: str = "") -> None:
     """Raises CheckpointError for a file that would take more than `largest` bytes of memory."""
     if size > largest:
+        advice = advice or (
+            "If you trust it, raise the limit: `sa-flax port --largest "
+            f"{math.ceil(size / 2**30)}`, or read_checkpoint(path, largest=...) in code."
+        )
         raise CheckpointError(
             f"{path}: would take {size / 2**20:,.0f} MiB of memory, and the limit is "
-            f"{largest / 2**20:,.0f} MiB. If you trust it, raise the limit: `sa-flax port "
-            f"--largest {math.ceil(size / 2**30)}`, or read_checkpoint(path, largest=...) in code."
+            f"{largest / 2**20:,.0f} MiB. {advice}"
         )
 
 

@@ -10,7 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from flax import nnx
 
+import sa_flax
+from sa_flax.models import saved
 from sa_flax.porting import CheckpointError, read_checkpoint, write_checkpoint
 
 MIB = 2**20
@@ -60,6 +63,20 @@ def test_refused_by_size_before_it_is_read(tmp_path, name):
         read_checkpoint(path, largest=128 * MIB)
     grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
     assert grown < 64 * 1024, "KiB: what a checkpoint of this size takes was taken"
+
+
+def test_a_saved_network_with_another_networks_weights(tmp_path, monkeypatch):
+    """Its limit is that of the network which its config describes: there is nothing to raise."""
+    model = sa_flax.create_model("dncnn", channels=1, depth=3, width=4, rngs=nnx.Rngs(0))
+    sa_flax.save_pretrained(
+        model,
+        tmp_path,
+        config={"model": "dncnn", "options": {"channels": 1, "depth": 3, "width": 4}},
+    )
+    sparse_safetensors(tmp_path / "model.safetensors")
+    monkeypatch.setattr(saved, "LARGEST_CHECKPOINT", 128 * MIB)
+    with pytest.raises(CheckpointError, match=r"256 MiB .* the two don't belong together"):
+        sa_flax.from_pretrained(tmp_path)
 
 
 def test_the_limit_counts_what_is_there(tmp_path):
