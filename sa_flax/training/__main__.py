@@ -48,8 +48,8 @@ def _run() -> int:
         signal.signal(number, signal.default_int_handler)
     if command.distributed:
         processes.start(command.coordinator, command.num_processes, command.process_id)
-    with mirrored(command.output) as mirror:
-        return train(command.config, mirror.folder, resume=command.resume, mirror=mirror)
+    with mirrored(command.output) as place:
+        return train(command.config, place, resume=command.resume)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,6 @@ What a run owns (its directory, checkpoints, log, signals) is `Run`'s; what a st
 
 import contextlib
 import time
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -26,10 +25,10 @@ from sa_flax.training.state import create_state, make_optimizer
 from sa_flax.training.steps import make_train_step
 
 
-def train(config: Config, output: Path, *, resume: bool, mirror: Mirror | None = None) -> int:
-    """Trains, evaluates and saves; returns the exit code. `mirror` copies `output` elsewhere."""
+def train(config: Config, place: Mirror, *, resume: bool) -> int:
+    """Trains, evaluates and saves, in `place`; returns the exit code."""
     started = time.monotonic()
-    called = mirror.name if mirror else output
+    output = place.folder
 
     # The network, laid out over all devices, and the pictures.
     mesh = sharding.make_mesh(config.mesh)
@@ -42,10 +41,10 @@ def train(config: Config, output: Path, *, resume: bool, mirror: Mirror | None =
     validation_set = evaluation_crops(splits.validation, largest=256)
     noises = evaluate.noises_of(config.noise, config.evaluation_sigmas, pairs=splits.pairs)
 
-    run = Run(config, output, splits, resume=resume, mirror=mirror)
+    run = Run(config, place, splits, resume=resume)
     with run, processes.noticing_the_lost(run.newest):
         state = run.restore(state)
-        run.begin(facts(config, called, state.params, splits, run.step))
+        run.begin(facts(config, place.name, state.params, splits, run.step))
         batches = training_batches(
             splits.train,
             config.data,

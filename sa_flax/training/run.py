@@ -41,7 +41,7 @@ from sa_flax.training.state import TrainState, learning_rate_schedule
 class Run:
     """One start of a training run, from claiming its directory to its last word.
 
-        with Run(config, output, splits, resume=False) as run:
+        with Run(config, place, splits, resume=False) as run:
             state = run.restore(state)
             run.begin(facts)
             for step in run.steps():
@@ -50,31 +50,23 @@ class Run:
 
     Args:
       config: of the run.
-      output: its directory; see `run_directory.claim` for what it may hold.
+      place: its directory, and where that is copied to; see `run_directory.claim` for what it may
+        hold.
       splits: its pictures. That they are those of the run's earlier starts is checked, and what
         they are made of noted in data.json.
       resume: insist that there is a run to go on with.
-      mirror: what copies the directory to where the user wants it; None where it is there.
 
     Attributes:
       step: training steps done.
       stopped: whether a signal has ended it before its last step.
     """
 
-    def __init__(
-        self,
-        config: Config,
-        output: Path,
-        splits: Splits,
-        *,
-        resume: bool,
-        mirror: Mirror | None = None,
-    ):
-        self.config, self.output = config, output
-        self._mirror = mirror or Mirror(output)
+    def __init__(self, config: Config, place: Mirror, splits: Splits, *, resume: bool):
+        self.config, self.output = config, place.folder
+        self._mirror = place
         self.step = self._began = 0
         self._splits = splits
-        self._claim = claim(output, config, resume=resume)
+        self._claim = claim(self.output, config, resume=resume)
         self._monitor = Monitor(config.optimizer.max_skipped)
         self._broken: list[str] = []
         self._pending: list[dict[str, jax.Array]] = []
@@ -327,9 +319,7 @@ def evaluation_crops(
     return crops
 
 
-def facts(
-    config: Config, output: Path | str, params: Any, splits: Splits, step: int
-) -> dict[str, str]:
+def facts(config: Config, output: str, params: Any, splits: Splits, step: int) -> dict[str, str]:
     """What the start-up table says."""
     devices = jax.devices()
     model = config.model
