@@ -29,7 +29,8 @@ def _by_pillow(picture: np.ndarray, quality: int, subsampling: str) -> np.ndarra
 def test_against_libjpeg(channels, subsampling, quality):
     picture = _photograph(channels)
     theirs = _by_pillow(picture, quality, subsampling)
-    ours = 255 * jpeg_compress(picture[None] / np.float32(255), quality, subsampling=subsampling)[0]
+    x = jnp.asarray(picture[None] / np.float32(255))
+    ours = 255 * jpeg_compress(x, quality, subsampling=subsampling)[0]
     np.testing.assert_allclose(ours, jnp.round(ours), atol=1e-3)
     # libjpeg rounds inside its integer DCT; where that tips a coefficient to the next step, the
     # whole block differs, and seldom: the mean says how alike the two are.

@@ -10,6 +10,7 @@ import sa_flax
 from sa_flax.errors import InputError
 from sa_flax.training.network import network_of
 from sa_flax.training.run_directory import read_config
+from tests.annotations import refuses
 
 
 class Halve(nnx.Module):
@@ -137,7 +138,7 @@ def test_memory_as_people_write_it(memory):
 
 @pytest.mark.parametrize("memory", ["lots", "-1GB", "", "10", 0, 1.5, True])
 def test_memory_that_is_none(memory):
-    with pytest.raises(InputError, match="memory must be"):
+    with refuses("memory must be", InputError):
         sa_flax.Denoiser(Halve(1), memory=memory)
 
 

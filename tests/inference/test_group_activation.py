@@ -1,6 +1,7 @@
 """Group activations and the Score-CAM over groups, against plain PyTorch, one group at a time."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
@@ -45,9 +46,9 @@ def _twin_maps(twin, layer, x, groups=4):
 @pytest.mark.parametrize(("stage", "block"), [(1, 0), (1, -1)])
 def test_group_maps_equal_the_twin(pair, stage, block):
     twin, model = pair
-    x = _picture()[None]
+    x = jnp.asarray(_picture())[None]
     layer = getattr(twin, f"layer{stage + 1}")[block]
-    expected = nhwc(_twin_maps(twin, layer, nchw(x)))
+    expected = nhwc(_twin_maps(twin, layer, nchw(np.asarray(x))))
     maps = np.asarray(
         nnx.jit(lambda model, x: group_maps(model, x, stage=stage, block=block))(model, x)
     )
@@ -60,7 +61,7 @@ def test_group_maps_equal_the_twin(pair, stage, block):
 def test_score_cam_equals_the_twin(pair, target):
     twin, model = pair
     picture = _picture()
-    cam = group_score_cam(model, picture, target=target, stage=2, batch=3)
+    cam = group_score_cam(model, jnp.asarray(picture), target=target, stage=2, batch=3)
 
     x = nchw(picture[None])
     maps = F.interpolate(_twin_maps(twin, twin.layer3[-1], x), picture.shape[:2], mode="bilinear")
@@ -85,19 +86,20 @@ def test_score_cam_equals_the_twin(pair, target):
 
 def test_a_picture_that_is_the_same_everywhere_gives_no_nan(pair):
     _, model = pair
-    cam = group_score_cam(model, np.zeros((40, 48, 3)), stage=2, batch=3)
+    cam = group_score_cam(model, jnp.zeros((40, 48, 3)), stage=2, batch=3)
     assert np.isfinite(cam.heatmap).all()
     assert np.isfinite(cam.scores).all()
 
 
 def test_requests_that_can_not_be_met(pair):
     _, model = pair
+    picture = jnp.asarray(_picture())
     with pytest.raises(IndexError):
-        group_maps(model, _picture()[None], stage=4)
+        group_maps(model, picture[None], stage=4)
     with pytest.raises(IndexError):
-        group_maps(model, _picture()[None], stage=1, block=2)
+        group_maps(model, picture[None], stage=1, block=2)
     headless = nnx.eval_shape(
         lambda: SAResNet(**(SIZES | {"features_only": True}), rngs=nnx.Rngs(0))
     )
     with pytest.raises(ValueError, match="needs a classifier"):
-        group_score_cam(headless, _picture())
+        group_score_cam(headless, picture)

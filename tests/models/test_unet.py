@@ -11,6 +11,7 @@ from flax import nnx
 import sa_flax
 from sa_flax.models.unet import pad_to_multiple
 from sa_flax.modules import ShuffleAttention
+from tests.annotations import refuses
 
 
 def small(**options) -> nnx.Module:
@@ -120,7 +121,7 @@ def test_blocks_of_each_level():
 
 
 def test_errors():
-    with pytest.raises(ValueError, match="'none', 'encoder', 'decoder' or 'both'"):
+    with refuses("'none', 'encoder', 'decoder' or 'both'"):
         small(attend="up")
     with pytest.raises(ValueError, match=r"\(B, H, W, 3\)"):
         small()(picture(1, 8, 8, 1))
