@@ -56,6 +56,24 @@ def jax_defaults() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
+def few_pictures(tmp_path_factory) -> Path:
+    """A folder of twelve small pictures in splits, to train on."""
+    from tests.trainings import save_few_pictures
+
+    folder = tmp_path_factory.mktemp("few") / "pictures"
+    save_few_pictures(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def training_environment(tmp_path_factory) -> dict[str, str]:
+    """What trainings by the command run with."""
+    from tests.trainings import environment
+
+    return environment(tmp_path_factory.mktemp("cache"))
+
+
+@pytest.fixture(scope="session")
 def run_directory(tmp_path_factory) -> Path:
     """The directory of a run that saved its untrained network: two levels of four features."""
     from flax import nnx

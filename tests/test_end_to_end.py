@@ -14,52 +14,10 @@ from PIL import Image
 
 from sa_flax.data.builders import PHOTOGRAPHS
 from sa_flax.pictures import read_picture
+from sa_flax.training.__main__ import main
+from tests.trainings import TINY, TRAIN, parameters, run
 
-ROOT = Path(__file__).parent.parent
-TRAIN = [sys.executable, str(ROOT / "train.py"), "smoke"]
 SA_FLAX = [sys.executable, "-m", "sa_flax.cli"]
-# A network as small as it gets, and one quick evaluation level.
-TINY = ["--model.width", "4", "--evaluation-sigmas", "25", "--log-every", "4"]
-
-
-@pytest.fixture(scope="module")
-def environment(tmp_path_factory) -> dict[str, str]:
-    cache = tmp_path_factory.mktemp("cache")
-    flags = "--xla_backend_optimization_level=0"  # compiling takes longer than training here
-    return {**os.environ, "XDG_CACHE_HOME": str(cache), "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
-
-
-def run(command: list, environment, cwd: Path, code: int = 0) -> subprocess.CompletedProcess:
-    done = subprocess.run(
-        [str(word) for word in command],
-        cwd=cwd,
-        env={**environment, "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        timeout=600,
-        check=False,
-    )
-    assert done.returncode == code, done.stdout + done.stderr
-    assert "Traceback" not in done.stderr, done.stderr
-    return done
-
-
-def parameters(run_directory: Path) -> list[np.ndarray]:
-    """All arrays of the newest checkpoint: parameters, moments, average."""
-    import jax
-
-    from sa_flax.training.checkpoint import Checkpoints
-    from sa_flax.training.run_directory import read_config
-    from sa_flax.training.state import create_state, make_optimizer
-
-    config = read_config(run_directory)
-    _, state = create_state(config, make_optimizer(config.optimizer, config.steps))
-    checkpoints = Checkpoints(run_directory)
-    restored = checkpoints.restore(state)
-    checkpoints.close()
-    assert restored is not None
-    assert restored[1] == config.steps
-    return [np.asarray(leaf) for leaf in jax.tree.leaves(restored[0])]
 
 
 def stop_midway(
@@ -69,7 +27,7 @@ def stop_midway(
     process = subprocess.Popen(
         [str(word) for word in command],
         cwd=cwd,
-        env={**environment, "PYTHONPATH": str(ROOT)},
+        env=environment,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
@@ -84,15 +42,29 @@ def stop_midway(
 
 
 @pytest.fixture(scope="module")
-def uninterrupted(environment, tmp_path_factory) -> tuple[Path, str]:
-    """A finished run and what it printed."""
-    cwd = tmp_path_factory.mktemp("whole")
-    done = run([*TRAIN, *TINY, "--steps", "12"], environment, cwd)
+def newcomers(training_environment, tmp_path_factory) -> tuple[Path, str]:
+    """A finished run on the bundled photographs, and what it printed."""
+    cwd = tmp_path_factory.mktemp("newcomers")
+    done = run([*TRAIN, *TINY, "--steps", "12"], training_environment, cwd)
     return cwd / "runs" / "smoke", done.stdout
 
 
-def test_what_a_run_shows_and_leaves(uninterrupted):
-    directory, output = uninterrupted
+@pytest.fixture(scope="module")
+def command(few_pictures) -> list:
+    """The command of the runs that are compared."""
+    return [*TRAIN, *TINY, "--data.source", few_pictures, "--steps", "12"]
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(command, training_environment, tmp_path_factory) -> Path:
+    """The directory of a finished run."""
+    cwd = tmp_path_factory.mktemp("whole")
+    run(command, training_environment, cwd)
+    return cwd / "runs" / "smoke"
+
+
+def test_what_a_run_shows_and_leaves(newcomers):
+    directory, output = newcomers
     for expected in (
         "26 to train, 4 to validate, 6 to test",
         "step     12/12  loss",
@@ -132,76 +104,90 @@ def test_what_a_run_shows_and_leaves(uninterrupted):
 
 
 def test_the_same_seed_gives_the_same_bits_and_worker_processes_change_nothing(
-    uninterrupted, environment, tmp_path
+    uninterrupted, command, training_environment, tmp_path
 ):
-    run([*TRAIN, *TINY, "--steps", "12", "--data.workers", "1"], environment, tmp_path)
+    run([*command, "--data.workers", "1"], training_environment, tmp_path)
     again = parameters(tmp_path / "runs" / "smoke")
-    for a, b in zip(parameters(uninterrupted[0]), again, strict=True):
+    for a, b in zip(parameters(uninterrupted), again, strict=True):
         np.testing.assert_array_equal(a, b)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_stopped_and_resumed_equals_uninterrupted(uninterrupted, environment, tmp_path, number):
-    command = [*TRAIN, *TINY, "--steps", "12", "--log-every", "1"]
+def test_stopped_and_resumed_equals_uninterrupted(
+    uninterrupted, command, training_environment, tmp_path, number
+):
+    command = [*command, "--log-every", "1"]
     directory = tmp_path / "runs" / "smoke"
-    code, errors = stop_midway(command, environment, tmp_path, directory / "metrics.jsonl", number)
+    metrics = directory / "metrics.jsonl"
+    code, errors = stop_midway(command, training_environment, tmp_path, metrics, number)
     assert code == 128 + number, errors
     assert "Traceback" not in errors
-    resumed = run(command, environment, tmp_path)
+    resumed = run(command, training_environment, tmp_path)
     assert "going on at step" in resumed.stdout
-    for a, b in zip(parameters(uninterrupted[0]), parameters(directory), strict=True):
+    for a, b in zip(parameters(uninterrupted), parameters(directory), strict=True):
         np.testing.assert_array_equal(a, b)
-    steps = [
-        json.loads(line)["step"] for line in (directory / "metrics.jsonl").read_text().splitlines()
-    ]
+    steps = [json.loads(line)["step"] for line in metrics.read_text().splitlines()]
     assert sorted(set(steps)) == list(range(1, 13)), "the log has gaps after the resume"
 
 
-def test_denoise_with_what_was_trained(uninterrupted, environment, tmp_path):
+def test_denoise_with_what_was_trained(newcomers, training_environment, tmp_path):
     picture = PHOTOGRAPHS / "budgie-perched-osprey.jpg"
-    done = run(
-        [
-            *SA_FLAX,
-            "denoise",
-            picture,
-            "--model",
-            f"{uninterrupted[0]}@best",
-            "--output",
-            "denoised",
-        ],
-        environment,
-        tmp_path,
-    )
+    denoise = [*SA_FLAX, "denoise", picture, "--model", f"{newcomers[0]}@best"]
+    done = run([*denoise, "--output", "denoised"], training_environment, tmp_path)
     assert "512 x 288" in done.stdout
     assert read_picture(tmp_path / "denoised" / picture.name).pixels.shape == (288, 512, 3)
 
 
-def test_training_that_diverges_says_so(environment, tmp_path):
-    done = run(
-        [*TRAIN, *TINY, "--optimizer.learning-rate", "1e30", "--optimizer.warmup-steps", "0"],
-        environment,
-        tmp_path,
-        code=1,
-    )
+def test_training_that_diverges_says_so(command, training_environment, tmp_path):
+    wild = ["--optimizer.learning-rate", "1e30", "--optimizer.warmup-steps", "0"]
+    done = run([*command, *wild], training_environment, tmp_path, code=1)
     assert "not finite 10 times in a row" in done.stderr
     assert "--optimizer.learning-rate" in done.stderr
 
 
-def test_requests_that_are_wrong(uninterrupted, environment, tmp_path):
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--model.attention", "shufle"], "Did you mean 'shuffle'"),
+        (["--data.source", "small"], "smaller than the training crop of 32 x 32"),
+        (["--data.source", "{tmp}/missing"], "no folder"),
+        (
+            ["--output", "{run}", "--data.source", "{pictures}", "--model.width", "6"],
+            "belongs to a run with other",
+        ),
+        (["--resume"], "nothing to resume"),
+        (["--noise.sigma-range", "-1", "5"], "can't be negative"),
+    ],
+)
+def test_requests_that_are_wrong(
+    uninterrupted,
+    few_pictures,
+    training_environment,
+    tmp_path,
+    monkeypatch,
+    capsys,
+    options,
+    message,
+):
+    """In this process; the same ends of the command are tested with it in its own."""
     small = tmp_path / "small"
     small.mkdir()
     for i in range(3):
         Image.new("RGB", (20, 20), (i, i, i)).save(small / f"{i}.png")
-    wrong = [
-        (["--model.attention", "shufle"], "Did you mean 'shuffle'"),
-        (["--data.source", small], "smaller than the training crop of 32 x 32"),
-        (["--data.source", tmp_path / "missing"], "no folder"),
-        (["--output", uninterrupted[0], "--model.width", "6"], "belongs to a run with other"),
-        (["--resume"], "nothing to resume"),
-        (["--noise.sigma-range", "-1", "5"], "can't be negative"),
-    ]
-    for options, message in wrong:
-        done = run([*TRAIN, *options], environment, tmp_path, code=2)
-        assert message in done.stderr
-        assert len(done.stderr.splitlines()) < 25
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", training_environment["XDG_CACHE_HOME"])
+    monkeypatch.setenv("XLA_FLAGS", os.environ["XLA_FLAGS"])  # which the command adds to
+    places = {"run": uninterrupted, "pictures": few_pictures, "tmp": tmp_path}
+    words = [word.format(**places) for word in options]
+    # Eight devices are simulated here.
+    monkeypatch.setattr(sys, "argv", ["train.py", "smoke", "--data.batch-size", "8", *words])
+    handlers = [(number, signal.getsignal(number)) for number in (signal.SIGINT, signal.SIGTERM)]
+    try:
+        assert main() == 2
+    finally:
+        for number, handler in handlers:
+            signal.signal(number, handler)
+    error = capsys.readouterr().err
+    assert message in error
+    assert len(error.splitlines()) < 25
     assert [p.name for p in tmp_path.iterdir()] == ["small"], "something was written"

@@ -1,7 +1,6 @@
 """Training that is killed: at any moment, also while it writes, and started again by the same
 command, it ends with the bits of a run that was never killed."""
 
-import os
 import random
 import signal
 import subprocess
@@ -12,18 +11,10 @@ import numpy as np
 import pytest
 
 from sa_flax.training.run_directory import CHECKPOINTS
-from tests.test_end_to_end import ROOT, TRAIN, parameters, run
+from tests.trainings import TINY, TRAIN, parameters, run
 
 # A checkpoint at every step: half of the time is spent writing one.
 FREQUENT = ["--checkpoint-every", "1", "--log-every", "1", "--evaluate-every", "15"]
-TINY = ["--model.width", "4", "--evaluation-sigmas", "25"]
-
-
-@pytest.fixture(scope="module")
-def environment(tmp_path_factory) -> dict[str, str]:
-    cache = tmp_path_factory.mktemp("cache")
-    flags = "--xla_backend_optimization_level=0"
-    return {**os.environ, "XDG_CACHE_HOME": str(cache), "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
 
 
 def newest(directory: Path) -> int:
@@ -40,7 +31,7 @@ def kill_once(command: list[str], environment, cwd: Path, delay: float) -> None:
     process = subprocess.Popen(
         command,
         cwd=cwd,
-        env={**environment, "PYTHONPATH": str(ROOT)},
+        env=environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -56,13 +47,15 @@ def kill_once(command: list[str], environment, cwd: Path, delay: float) -> None:
     assert "skipped a broken checkpoint" not in output, "half a checkpoint was taken for a whole"
 
 
-def survive(kills: int, steps: int, longest_delay: float, environment, tmp_path) -> int:
+def survive(
+    kills: int, steps: int, longest_delay: float, pictures: Path, environment, tmp_path
+) -> int:
     """Kills a run `kills` times; returns how many of them left a checkpoint half-written."""
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     whole.mkdir()
     killed.mkdir()
     folder = killed / "runs" / "smoke" / CHECKPOINTS
-    command = [*TRAIN, *TINY, "--steps", str(steps)]
+    command = [*TRAIN, *TINY, "--data.source", str(pictures), "--steps", str(steps)]
     moments = random.Random(0)
     unfinished = 0
     for _ in range(kills):
@@ -80,10 +73,11 @@ def survive(kills: int, steps: int, longest_delay: float, environment, tmp_path)
     return unfinished
 
 
-def test_killed_twice(environment, tmp_path):
-    survive(2, 30, 0.3, environment, tmp_path)
+def test_killed_twice(few_pictures, training_environment, tmp_path):
+    survive(2, 30, 0.3, few_pictures, training_environment, tmp_path)
 
 
 @pytest.mark.slow
-def test_killed_twenty_times(environment, tmp_path):
-    assert survive(20, 800, 2.0, environment, tmp_path) > 3, "too few met a half-written checkpoint"
+def test_killed_twenty_times(few_pictures, training_environment, tmp_path):
+    unfinished = survive(20, 800, 2.0, few_pictures, training_environment, tmp_path)
+    assert unfinished > 3, "too few met a half-written checkpoint"

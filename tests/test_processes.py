@@ -1,7 +1,6 @@
 """Two real processes that train together, against one with the same batches."""
 
 import json
-import os
 import signal
 import socket
 import subprocess
@@ -15,17 +14,28 @@ import pytest
 from sa_flax.errors import InputError
 from sa_flax.training import processes
 from sa_flax.training.run_directory import CHECKPOINTS, saved_steps
-from tests.test_end_to_end import ROOT, TINY, TRAIN, parameters, run
+from tests.trainings import TINY, TRAIN, parameters, run
+from tests.trainings import environment as with_cache
 
-COMMAND = [*TRAIN, *TINY, "--steps", "12"]
+DEVICES = "--xla_force_host_platform_device_count={}"
 
 
 @pytest.fixture(scope="module")
 def environment(tmp_path_factory) -> dict[str, str]:
     """Two devices for each process."""
-    cache = tmp_path_factory.mktemp("cache")
-    flags = "--xla_backend_optimization_level=0 --xla_force_host_platform_device_count=2"
-    return {**os.environ, "XDG_CACHE_HOME": str(cache), "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
+    return with_cache(tmp_path_factory.mktemp("cache"), DEVICES.format(2))
+
+
+@pytest.fixture(scope="module")
+def endless(few_pictures) -> list[str]:
+    """A training, but for how long it takes."""
+    return [*TRAIN, *TINY, "--data.source", str(few_pictures)]
+
+
+@pytest.fixture(scope="module")
+def command(endless) -> list[str]:
+    """The training that two processes and one are compared by."""
+    return [*endless, "--steps", "12"]
 
 
 def start_pair(command: list[str], environment, cwd: Path) -> list[subprocess.Popen]:
@@ -37,7 +47,7 @@ def start_pair(command: list[str], environment, cwd: Path) -> list[subprocess.Po
         subprocess.Popen(
             [*command, *together, "--process-id", str(index)],
             cwd=cwd,
-            env={**environment, "PYTHONPATH": str(ROOT)},
+            env=environment,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -62,11 +72,10 @@ def losses(directory: Path) -> dict[int, float]:
 
 
 @pytest.fixture(scope="module")
-def alone(environment, tmp_path_factory) -> Path:
+def alone(command, environment, tmp_path_factory) -> Path:
     """The directory of a run by one process with the four devices of two."""
     cwd = tmp_path_factory.mktemp("alone")
-    flags = environment["XLA_FLAGS"].replace("count=2", "count=4")
-    run(COMMAND, {**environment, "XLA_FLAGS": flags}, cwd)
+    run(command, with_cache(Path(environment["XDG_CACHE_HOME"]), DEVICES.format(4)), cwd)
     return cwd / "runs" / "smoke"
 
 
@@ -81,9 +90,9 @@ def assert_same_run(directory: Path, alone: Path) -> None:
         np.testing.assert_allclose(a, b, atol=1e-4)
 
 
-def test_two_processes_train_as_one(alone, environment, tmp_path):
+def test_two_processes_train_as_one(command, alone, environment, tmp_path):
     """With everything that can be split over them split."""
-    command = [*COMMAND, "--mesh.fsdp", "4", "--data.workers", "1"]
+    command = [*command, "--mesh.fsdp", "4", "--data.workers", "1"]
     (first, printed), (second, quiet) = finish(start_pair(command, environment, tmp_path))
     assert (first, second) == (0, 0), printed + quiet
     assert "2 processes" in printed
@@ -94,9 +103,9 @@ def test_two_processes_train_as_one(alone, environment, tmp_path):
     assert_same_run(directory, alone)
 
 
-def test_a_signal_to_one_stops_both_and_one_alone_goes_on(alone, environment, tmp_path):
+def test_a_signal_to_one_stops_both_and_one_alone_goes_on(command, alone, environment, tmp_path):
     directory = tmp_path / "runs" / "smoke"
-    command = [*COMMAND, "--log-every", "1", "--checkpoint-every", "1"]
+    command = [*command, "--log-every", "1", "--checkpoint-every", "1"]
     pair = start_pair(command, environment, tmp_path)
     deadline = time.monotonic() + 300
     while not list((directory / CHECKPOINTS).glob("[0-9]")) and time.monotonic() < deadline:
@@ -113,9 +122,9 @@ def test_a_signal_to_one_stops_both_and_one_alone_goes_on(alone, environment, tm
         np.testing.assert_allclose(a, b, atol=1e-4)
 
 
-def test_when_one_dies_the_other_says_so_and_what_is_saved_goes_on(environment, tmp_path):
+def test_when_one_dies_the_other_says_so_and_what_is_saved_goes_on(endless, environment, tmp_path):
     directory = tmp_path / "runs" / "smoke"
-    command = [*TRAIN, *TINY, "--steps", "400", "--checkpoint-every", "3"]
+    command = [*endless, "--steps", "400", "--checkpoint-every", "3"]
     pair = start_pair(command, environment, tmp_path)
     deadline = time.monotonic() + 300
     while not list(saved_steps(directory)) and time.monotonic() < deadline:
@@ -146,7 +155,7 @@ def test_a_wrong_host_ends_by_itself_and_by_a_signal(environment, tmp_path):
     def begin(number: int, wait: int) -> subprocess.Popen:
         return subprocess.Popen(
             [sys.executable, "-c", code.replace(":9'", f":{port}'"), str(number), str(wait)],
-            env={**environment, "PYTHONPATH": str(ROOT)},
+            env=environment,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -187,17 +196,17 @@ def test_coordinators_that_can_not_be(arguments, message):
     assert processes.check_coordinator("[::1]:80", 1, 0) == ("::1", 80)
 
 
-def test_a_request_that_is_wrong_ends_both(alone, environment, tmp_path):
+def test_a_request_that_is_wrong_ends_both(command, environment, tmp_path):
     (tmp_path / "runs" / "smoke").mkdir(parents=True)
     (tmp_path / "runs" / "smoke" / "mine.txt").write_text("mine")
-    for code, text in finish(start_pair(COMMAND, environment, tmp_path)):
+    for code, text in finish(start_pair(command, environment, tmp_path)):
         assert code == 2, text
         assert "is not a training run's directory" in text
         assert "Traceback" not in text
 
 
-def test_processes_that_are_told_too_little(environment, tmp_path):
-    done = run([*COMMAND, "--distributed", "--num-processes", "2"], environment, tmp_path, code=2)
+def test_processes_that_are_told_too_little(command, environment, tmp_path):
+    done = run([*command, "--distributed", "--num-processes", "2"], environment, tmp_path, code=2)
     assert "give all of --coordinator" in done.stderr
-    done = run([*COMMAND, "--distributed"], environment, tmp_path, code=2)
+    done = run([*command, "--distributed"], environment, tmp_path, code=2)
     assert "--coordinator HOST:PORT" in done.stderr

@@ -4,11 +4,11 @@ import json
 import sys
 import time
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import matplotlib
 import numpy as np
-import tensorboardX
 from matplotlib.figure import Figure
 from PIL import Image
 from tqdm import tqdm
@@ -17,6 +17,20 @@ from sa_flax import strict_json
 from sa_flax.files import write_whole
 
 METRICS = "metrics.jsonl"
+
+
+def _tensorboard() -> ModuleType:
+    """tensorboardX; it would load PyTorch where that is installed, for seconds and for nothing."""
+    absent = "torch" not in sys.modules
+    if absent:
+        # Importing it fails then, as it may.
+        sys.modules["torch"] = None  # type: ignore[assignment]
+    try:
+        import tensorboardX
+    finally:
+        if absent:
+            del sys.modules["torch"]
+    return tensorboardX
 
 
 def format_facts(facts: dict[str, Any]) -> str:
@@ -42,7 +56,7 @@ class RunLog:
         kept = [entry for entry in read_metrics(run) if entry["step"] <= start]
         write_whole(self.path, "".join(strict_json.dumps(entry) + "\n" for entry in kept))
         self._file = self.path.open("a", buffering=1)
-        self._board = tensorboardX.SummaryWriter(
+        self._board = _tensorboard().SummaryWriter(
             str(run / "tensorboard"), purge_step=start + 1, flush_secs=10
         )
         self._steps = steps

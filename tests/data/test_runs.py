@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import os
 import re
 from pathlib import Path
 
@@ -16,8 +15,8 @@ from sa_flax.data.manifest import Manifest
 from sa_flax.errors import InputError
 from sa_flax.noise import Gaussian
 from sa_flax.training import run, run_data
-from tests.test_end_to_end import TINY, TRAIN
-from tests.test_end_to_end import run as run_command
+from tests.trainings import TINY, TRAIN
+from tests.trainings import run as run_command
 
 
 def save(path: Path, seed: int) -> None:
@@ -83,39 +82,33 @@ def test_evaluation_crops():
     np.testing.assert_array_equal(crops[0]["noisy"], clean[1:5, 2:6] + 1)
 
 
-def test_going_on_with_other_pictures(tmp_path):
+def test_going_on_with_other_pictures(training_environment, tmp_path):
     """By the command: pairs whose folder has got one more pair and is at another place."""
-    environment = {
-        **os.environ,
-        "XDG_CACHE_HOME": str(tmp_path / "cache"),
-        "XLA_FLAGS": "--xla_backend_optimization_level=0",
-        "JAX_PLATFORMS": "cpu",
-    }
     for i in range(8):
         save(tmp_path / "in" / "noisy" / f"{i}.png", i)
         save(tmp_path / "in" / "clean" / f"{i}.png", 50 + i)
     save(tmp_path / "in" / "noisy" / "alone.png", 99)
     command = [*TRAIN, *TINY, "--log-every", "1", "--data.source"]
-    done = run_command([*command, "in", "--steps", "2"], environment, tmp_path)
+    done = run_command([*command, "in", "--steps", "2"], training_environment, tmp_path)
     assert "8 pairs of noisy (noisy) and clean (clean) pictures" in done.stdout
     assert "left out: noisy/alone.png: no clean picture belongs to it" in done.stdout
     noted = json.loads((tmp_path / "runs" / "smoke" / "data.json").read_text())
     assert sum(map(len, noted["splits"].values())) == 8
 
     (tmp_path / "in").rename(tmp_path / "moved")
-    done = run_command([*command, "moved", "--steps", "3"], environment, tmp_path)
+    done = run_command([*command, "moved", "--steps", "3"], training_environment, tmp_path)
     assert "going on at step 2" in done.stdout
     assert "changed since: data.source: in -> moved" in done.stdout
     assert "data changed since" not in done.stdout
 
     save(tmp_path / "moved" / "noisy" / "new.png", 200)
     save(tmp_path / "moved" / "clean" / "new.png", 201)
-    done = run_command([*command, "moved", "--steps", "4"], environment, tmp_path)
+    done = run_command([*command, "moved", "--steps", "4"], training_environment, tmp_path)
     assert "data changed since: new: new (" in done.stdout
     save(tmp_path / "other" / "0.png", 300)
     save(tmp_path / "other" / "1.png", 301)
     save(tmp_path / "other" / "2.png", 302)
-    done = run_command([*command, "other", "--steps", "5"], environment, tmp_path, code=2)
+    done = run_command([*command, "other", "--steps", "5"], training_environment, tmp_path, code=2)
     assert "this run trains on moved; other holds other pictures" in done.stderr
     config = json.loads((tmp_path / "runs" / "smoke" / "config.json").read_text())
     assert config["data"]["source"] == "moved", "nothing was noted of what was refused"

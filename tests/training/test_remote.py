@@ -22,7 +22,7 @@ from sa_flax.training.mirror import mirrored
 from sa_flax.training.network import network_of, save_network
 from sa_flax.training.run import Run, evaluation_crops
 from sa_flax.training.run_directory import damage, saved_steps, write_checksums
-from tests.test_end_to_end import parameters
+from tests.trainings import parameters
 
 ADDRESS = "memory://bucket/run"
 

@@ -1,0 +1,113 @@
+"""Which learning rate and which clipping: the quick preset's network, trained alike but for those.
+
+    nice python -m benchmarks.optimizers --output STUDY
+    python -m benchmarks.optimizers --output STUDY --report
+
+Each training is `python train.py quick` with so many steps; crops, their order and their noise are
+the same for all of one seed. STUDY/results has one JSON for each that is done, with its PSNR (the
+averaged parameters, at the end) on the bundled validation and test pictures. A training whose loss
+ran away counts as one that did. SIGTERM or Ctrl-C stops after a step; the same command goes on.
+"""
+
+import argparse
+import itertools
+import json
+import shutil
+import statistics
+import sys
+from pathlib import Path
+from typing import Any
+
+from benchmarks.timing import device
+from benchmarks.trainings import train
+from sa_flax.files import write_whole
+
+# What `python train.py` returns where the loss is not finite ten times in a row.
+_RAN_AWAY = 1
+
+
+def command(run: Path, *, rate: float, clip: float, final: float, seed: int, more: list[str]):
+    """The command of one training."""
+    words = [sys.executable, "-m", "sa_flax.training", "quick", "--output", str(run)]
+    words += ["--optimizer.learning-rate", f"{rate:g}", "--optimizer.clip-norm", f"{clip:g}"]
+    words += ["--optimizer.final-fraction", f"{final:g}", "--seed", str(seed)]
+    return [*words, *more]
+
+
+def measured(run: Path) -> dict[str, Any]:
+    """PSNR in dB of a finished run by set and noise level, and where it ran."""
+    training = json.loads((run / "network" / "config.json").read_text())["training"]
+    evaluation = json.loads((run / "evaluation.json").read_text())
+    rows = [row for row in evaluation["results"] if row["method"] == run.name]
+    return {
+        "validation": training["validation_psnr"],
+        "test": {row["noise"]: row["psnr"] for row in rows},
+        "device": device(),
+        "versions": evaluation["versions"],
+    }
+
+
+def report(results: list[dict[str, Any]]) -> str:
+    """A table in Markdown: one line for each setting, the mean over noise levels, seed by seed."""
+    lines = [
+        "| rate | clipped at | ends at a share of | steps | validation (dB) | test (dB) |",
+        "| --- | --- | --- | --- | --- | --- |",
+    ]
+
+    def setting(row: dict[str, Any]) -> tuple[float, ...]:
+        return row["rate"], row["clip"], row["final"], row["steps"]
+
+    for key, group in itertools.groupby(sorted(results, key=setting), key=setting):
+        rows = sorted(group, key=lambda row: row["seed"])
+        cells = [
+            " / ".join(
+                f"{statistics.mean(row[kind].values()):.2f}" if kind in row else "ran away"
+                for row in rows
+            )
+            for kind in ("validation", "test")
+        ]
+        lines.append("| " + " | ".join([*(f"{value:g}" for value in key), *cells]) + " |")
+    return "\n".join(lines)
+
+
+def main() -> int:
+    """Trains what is not done yet; returns 0 when all is, or the code of what was stopped."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--rates", nargs="+", type=float, default=[1e-3, 2e-3, 4e-3, 8e-3])
+    parser.add_argument("--clips", nargs="+", type=float, default=[0.1, 0.2, 1.0])
+    parser.add_argument("--finals", nargs="+", type=float, default=[0.01], help="last rate / rate")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0])
+    parser.add_argument("--steps", type=int, default=1500)
+    parser.add_argument("--output", type=Path, required=True, help="folder of the study")
+    parser.add_argument("--report", action="store_true", help="only print the table")
+    arguments = parser.parse_args()
+    folder = arguments.output.resolve()
+    done = folder / "results"
+    done.mkdir(parents=True, exist_ok=True)
+    grid = itertools.product(arguments.seeds, arguments.rates, arguments.clips, arguments.finals)
+    for seed, rate, clip, final in [] if arguments.report else grid:
+        name = f"rate{rate:g}-clip{clip:g}-final{final:g}-steps{arguments.steps}-seed{seed}"
+        result, run = done / f"{name}.json", folder / name
+        if result.is_file():
+            continue
+        more = ["--steps", str(arguments.steps), "--evaluate-every", str(arguments.steps)]
+        code, seconds = train(command(run, rate=rate, clip=clip, final=final, seed=seed, more=more))
+        if code not in (0, _RAN_AWAY):
+            return code
+        row = {
+            "rate": rate,
+            "clip": clip,
+            "final": final,
+            "seed": seed,
+            "steps": arguments.steps,
+            "cpu_seconds_of_last_start": round(seconds, 1),
+            **(measured(run) if code == 0 else {}),
+        }
+        write_whole(result, json.dumps(row, indent=1) + "\n")
+        shutil.rmtree(run)
+    print(report([json.loads(file.read_text()) for file in sorted(done.glob("*.json"))]))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
