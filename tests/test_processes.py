@@ -141,6 +141,21 @@ def test_when_one_dies_the_other_says_so_and_what_is_saved_goes_on(endless, envi
     assert max(kept) % 3 == 0
 
 
+@pytest.mark.slow
+def test_when_one_fails_alone_both_say_so_and_end(command, environment, tmp_path):
+    """Process 0, which writes the pictures: another file stands in their place."""
+    directory = tmp_path / "runs" / "smoke"
+    pair = start_pair([*command, "--checkpoint-every", "4"], environment, tmp_path)
+    while not directory.is_dir() and pair[0].poll() is None:
+        time.sleep(0.02)
+    (directory / "samples").touch()
+    (first, printed), (second, quiet) = finish(pair)
+    assert (first, second) == (1, 1), printed + quiet
+    assert "samples/0000010/picture0_sigma25.png: can't be written" in printed
+    assert "process 1 has lost process 0 of this run. The newest checkpoint is of step 8" in quiet
+    assert "Traceback" not in printed + quiet
+
+
 def test_a_wrong_host_ends_by_itself_and_by_a_signal(environment, tmp_path):
     """Process 1 finds nobody; process 0 is found by nobody. Both hear SIGTERM while they wait."""
     code = (

@@ -48,7 +48,7 @@ def _run() -> int:
         signal.signal(number, signal.default_int_handler)
     if command.distributed:
         processes.start(command.coordinator, command.num_processes, command.process_id)
-    with mirrored(command.output) as place:
+    with processes.leaving_alone(), mirrored(command.output) as place:
         return train(command.config, place, resume=command.resume)
 
 

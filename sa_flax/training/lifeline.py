@@ -2,7 +2,8 @@
 
 JAX notices a process that sends no more heartbeats after a hundred seconds, and then aborts the
 others with a page of C++. Here every process keeps a connection to process 0. The operating system
-closes it when either ends, however it ends; one that ends as it should takes its leave first.
+closes it when either ends, however it ends; one that ends as it should takes its leave first, and
+one that has failed says so, since the others may be about to end by the same error.
 """
 
 import contextlib
@@ -12,8 +13,9 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 
-_WELCOME, _GOODBYE = b"+", b"goodbye"
+_WELCOME, _GOODBYE, _FAILED = b"+", b"goodbye", b"failed "
 _LONGEST_WORD = 64  # bytes
+_GRACE = 3.0  # seconds that the others have to end by themselves when one has failed
 
 
 @contextlib.contextmanager
@@ -23,14 +25,19 @@ def lifeline(
     index: int,
     host: str | None,
     lost: Callable[[str], None],
+    alone: Callable[[BaseException], bool] = lambda error: True,
 ) -> Iterator[None]:
     """Inside, `lost` is called in a thread when another process has gone without a goodbye.
+
+    Where this one leaves by an exception that it has alone, the others are told, and when it is out
+    they have ended, or have had the time to.
 
     Args:
       tell_all: gives what process 0 says to all; every process calls it, once.
       index: which process this is.
       host: of process 0; None for the name that it has for itself.
       lost: called with the name of who has gone, e.g. "process 1".
+      alone: whether the others may go on in spite of an exception that this process leaves by.
     """
     server = _listen() if index == 0 else None
     port = server.getsockname()[1] if server is not None else 0
@@ -39,19 +46,35 @@ def lifeline(
     connections: list[socket.socket] = []
     over = threading.Event()
 
-    def watch(connection: socket.socket, who: str) -> None:
+    watchers: list[threading.Thread] = []
+
+    def hear(connection: socket.socket) -> bytes:
         try:
-            word = connection.recv(_LONGEST_WORD)
+            return connection.recv(_LONGEST_WORD)
         except OSError:
-            word = b""
-        if word == _GOODBYE or over.is_set():
+            return b""
+
+    def watch(connection: socket.socket, who: str) -> None:
+        word = hear(connection)
+        if word == _GOODBYE:
             return
-        # Process 0 passes on whom it has lost, before it goes itself.
-        gone = word.decode(errors="replace") or who
-        for other in connections if index == 0 else ():
-            with contextlib.suppress(OSError):
-                other.sendall(gone.encode())
-        lost(gone)
+        if not over.is_set():
+            gone = word.removeprefix(_FAILED).decode(errors="replace") or who
+            # Process 0 passes on whom it has lost, before it goes itself.
+            others = [other for other in connections if index == 0 and other is not connection]
+            for other in others:
+                with contextlib.suppress(OSError):
+                    other.sendall(word or gone.encode())
+            patience = _GRACE if index else 1.5 * _GRACE
+            if not (word.startswith(_FAILED) and over.wait(patience)):
+                lost(gone)
+        # JAX's service is in process 0, and ends the others when it ends: it leaves last.
+        while index == 0 and word:
+            word = hear(connection)
+
+    def start_watching(connection: socket.socket, who: str) -> None:
+        watchers.append(threading.Thread(target=watch, args=(connection, who), daemon=True))
+        watchers[-1].start()
 
     def welcome() -> None:
         while server is not None:
@@ -71,7 +94,7 @@ def lifeline(
         connections.append(connection)
         with contextlib.suppress(OSError):  # gone already, which is seen below
             connection.sendall(_WELCOME)
-        watch(connection, f"process {who}")
+        start_watching(connection, f"process {who}")
 
     if server is not None:
         threading.Thread(target=welcome, daemon=True).start()
@@ -79,15 +102,24 @@ def lifeline(
         connection = _connect(host or name, int(told), f"{token} {index}")
         if connection is not None:
             connections.append(connection)
-            threading.Thread(target=watch, args=(connection, "process 0"), daemon=True).start()
+            start_watching(connection, "process 0")
+    word, patience = _GOODBYE, 0.0
     try:
         yield
+    except BaseException as error:
+        if alone(error):
+            word, patience = _FAILED + f"process {index}".encode(), 2 * _GRACE
+        raise
     finally:
         over.set()
         for connection in connections:
             with contextlib.suppress(OSError):
-                connection.sendall(_GOODBYE)
-                connection.close()
+                connection.sendall(word)
+        end = time.monotonic() + patience
+        for watcher in watchers:
+            watcher.join(max(end - time.monotonic(), 0))
+        for connection in connections:
+            connection.close()
         if server is not None:
             server.close()
 

@@ -12,6 +12,7 @@ import socket
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from typing import NoReturn, TypeVar, cast
 
@@ -19,10 +20,11 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from sa_flax.errors import InputError, StorageError, out_of_memory
+from sa_flax.errors import InputError, StorageError, explain, out_of_memory
 from sa_flax.training.lifeline import lifeline
 
 T = TypeVar("T")
+E = TypeVar("E", bound=BaseException)
 _LONGEST_MESSAGE = 4000  # bytes
 _LONGEST_WAIT = 300.0  # seconds for all processes to arrive
 _leaving = threading.Lock()
@@ -179,7 +181,7 @@ def noticing_the_lost(newest_checkpoint: Callable[[], str]) -> Iterator[None]:
             "command, for all processes, goes on from there.",
         )
 
-    with lifeline(tell_all, index=index, host=_first_host, lost=lost):
+    with lifeline(tell_all, index=index, host=_first_host, lost=lost, alone=_is_met_by_one):
         try:
             yield
         except Exception as error:
@@ -188,9 +190,43 @@ def noticing_the_lost(newest_checkpoint: Callable[[], str]) -> Iterator[None]:
             while cause is not None and not isinstance(cause, jax.errors.JaxRuntimeError):
                 cause = cause.__cause__
             if cause is None or out_of_memory(cause):
+                error.__dict__.setdefault(_MET_BY, "one")
                 raise
             time.sleep(1)  # the lifeline knows who it was
             lost("another process", f" ({(str(cause).splitlines() or [''])[0][:200]})")
+        except KeyboardInterrupt as error:
+            error.__dict__[_MET_BY] = "one"
+            raise
+
+
+@contextlib.contextmanager
+def leaving_alone() -> Iterator[None]:
+    """An error that this process alone has met ends it, with its message, when it comes out.
+
+    Python's usual way out would wait for the others, which have ended, for five minutes.
+    """
+    try:
+        yield
+    except (Exception, KeyboardInterrupt) as error:
+        if not _is_met_by_one(error):
+            raise
+        explained = (130, "interrupted") if isinstance(error, KeyboardInterrupt) else explain(error)
+        if explained is None:
+            traceback.print_exception(error)
+            explained = 1, f"process {jax.process_index()} of this run has ended by this error."
+        _leave(*explained)
+
+
+_MET_BY = "met_by"  # of an error: by "all" processes, or, in the loop, by "one"
+
+
+def _met_by_all(error: E) -> E:
+    error.__dict__[_MET_BY] = "all"
+    return error
+
+
+def _is_met_by_one(error: BaseException) -> bool:
+    return error.__dict__.get(_MET_BY) == "one"
 
 
 def is_first() -> bool:
@@ -214,7 +250,7 @@ def any_process(flag: bool) -> bool:
 def check_alike(text: str, message: str) -> None:
     """Raises InputError with `message`, in all processes, where their `text`s are not the same."""
     if any_process(tell_all(text) != text):
-        raise InputError(message)
+        raise _met_by_all(InputError(message))
 
 
 def tell_all(text: str) -> str:
@@ -245,7 +281,7 @@ def first(action: Callable[[], T]) -> T | None:
             message = f"{'?!'[isinstance(error, StorageError)]}{error}"
     message = tell_all(message)
     if message:
-        raise (StorageError if message[0] == "!" else InputError)(message[1:])
+        raise _met_by_all((StorageError if message[0] == "!" else InputError)(message[1:]))
     return result
 
 
@@ -263,7 +299,8 @@ def all_or_none(action: Callable[[], object]) -> None:
             raise
         message = str(error)
     if any_process(bool(message)):
-        raise InputError(message or "another process of this run can't go on; it says why.")
+        message = message or "another process of this run can't go on; it says why."
+        raise _met_by_all(InputError(message))
 
 
 def first_then_others(action: Callable[[], T]) -> T:

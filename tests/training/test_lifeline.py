@@ -1,5 +1,6 @@
 """Who is told when a process of a run goes, and who is not. The processes here are threads."""
 
+import contextlib
 import queue
 import socket
 import threading
@@ -18,6 +19,7 @@ class Group:
         self.sockets: dict[int, socket.socket] = {}
         self._said = threading.Event()
         self._go = [threading.Event() for _ in range(count)]
+        self._failing: set[int] = set()
         self._in = threading.Barrier(count + 1)
         connect = lines._connect
 
@@ -44,22 +46,33 @@ class Group:
         return self.told[0]
 
     def _live(self, index: int) -> None:
-        with lines.lifeline(
-            self._tell_all,
-            index=index,
-            host="127.0.0.1",
-            lost=lambda who: self.lost.put((index, who)),
+        with (
+            contextlib.suppress(ZeroDivisionError),
+            lines.lifeline(
+                self._tell_all,
+                index=index,
+                host="127.0.0.1",
+                lost=lambda who: self.lost.put((index, who)),
+            ),
         ):
             self._in.wait(30)
             self._go[index].wait(60)
+            if index in self._failing:
+                raise ZeroDivisionError
 
     def leave(self, index: int) -> None:
         self._go[index].set()
         self.threads[index].join(30)
 
+    def fail(self, *indices: int) -> None:
+        self._failing.update(indices)
+        for index in indices:
+            self._go[index].set()
+
 
 @pytest.fixture
 def group(monkeypatch):
+    monkeypatch.setattr(lines, "_GRACE", 1.0)
     made = Group(3, monkeypatch)
     yield made
     for index in range(3):
@@ -77,6 +90,24 @@ def test_a_goodbye_is_no_loss(group):
         group.leave(index)
     with pytest.raises(queue.Empty):
         group.lost.get(timeout=0.5)
+
+
+@pytest.mark.parametrize("failing", [0, 1])
+def test_all_are_told_when_one_fails_alone(group, failing):
+    """And it waits for them, so that they end by what they have heard of it."""
+    group.fail(failing)
+    others = {0, 1, 2} - {failing}
+    told = {group.lost.get(timeout=30) for _ in others}
+    assert told == {(index, f"process {failing}") for index in others}
+    assert group.threads[failing].is_alive()
+
+
+def test_who_fails_with_all_others_has_not_lost_them(group):
+    group.fail(2, 0, 1)
+    for thread in group.threads:
+        thread.join(30)
+        assert not thread.is_alive()
+    assert group.lost.empty()
 
 
 def test_strangers_are_not_counted(group):
