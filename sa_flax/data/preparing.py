@@ -107,14 +107,12 @@ def _impatient() -> Iterator[None]:
     log = logging.getLogger("urllib3.connectionpool")
     level = log.level
     log.setLevel(logging.ERROR)  # every retry would be a warning
-    try:
-        with (
-            replaced(downloader, "MAX_RETRIES", _RETRIES),
-            replaced(requests.Session, "request", with_timeout),
-        ):
-            yield
-    finally:
-        log.setLevel(level)
+    with (
+        replaced(downloader, "MAX_RETRIES", _RETRIES),
+        replaced(requests.Session, "request", with_timeout),
+    ):
+        yield
+    log.setLevel(level)  # not where one has failed: others go on trying in their threads
 
 
 def _host(error: Exception) -> str:
