@@ -15,6 +15,7 @@ from sa_flax.errors import InputError, nearest
 from sa_flax.limits import (
     ABOVE_ZERO,
     AT_LEAST_ONE,
+    INCREASING,
     LEVEL,
     NOT_NEGATIVE,
     SHARE,
@@ -68,6 +69,10 @@ class DataConfig:
     """Which are the clean ones: a pattern (`*_mean.*`) or a sub-folder (`clean`)."""
     crop: Annotated[int, AT_LEAST_ONE] = 64
     """Side of the square training crops, in pixels."""
+    scales: Annotated[tuple[float, float], Limit(0, 1, above=True), INCREASING] = (1.0, 1.0)
+    """Each crop is taken from its picture made smaller by a factor from this range, drawn anew: few
+    pictures show more that way, and large ones more texture. Not for noisy/clean pairs, whose noise
+    would change."""
     batch_size: Annotated[int, AT_LEAST_ONE] = 8
     """Crops per step, over all devices."""
     workers: Annotated[int, Limit(0, 1024)] = 0

@@ -190,7 +190,7 @@ def training_batches(
         .seed(seed)
         .shuffle()
         .repeat()
-        .random_map(TexturedCrop(config.crop))
+        .random_map(TexturedCrop(config.crop, scales=config.scales))
         .random_map(FlipAndRotate())
     )
     if config.gray_share:

@@ -6,6 +6,7 @@ What is drawn is drawn once and done to all of them.
 
 import grain
 import numpy as np
+from PIL import Image
 
 from sa_flax.data.splits import Example
 from sa_flax.errors import InputError
@@ -20,6 +21,8 @@ class TexturedCrop(grain.transforms.RandomMap):
 
     Args:
       size: side of the crop in pixels.
+      scales: lowest and highest of the factors that pictures are seen at, drawn for each crop from
+        a uniform distribution: a larger square is made that much smaller. Never smaller than fits.
       flat: standard deviation, in 8-bit gray levels, below which a crop counts as flat.
       tries: how many crops are drawn at most.
 
@@ -27,21 +30,37 @@ class TexturedCrop(grain.transforms.RandomMap):
       InputError: where the picture is smaller than the crop.
     """
 
-    def __init__(self, size: int, *, flat: float = 4.0, tries: int = 4):
-        self.size, self.flat, self.tries = size, flat, tries
+    def __init__(
+        self,
+        size: int,
+        *,
+        scales: tuple[float, float] = (1.0, 1.0),
+        flat: float = 4.0,
+        tries: int = 4,
+    ):
+        self.size, self.scales, self.flat, self.tries = size, scales, flat, tries
 
     def random_map(self, element: Example, rng: np.random.Generator) -> Example:
         clean = element["clean"]
         height, width = clean.shape[:2]
         if min(height, width) < self.size:
             raise InputError(too_small(height, width, self.size))
+        side = self.size
+        if self.scales != (1, 1):
+            side = min(round(self.size / rng.uniform(*self.scales)), height, width)
         for _ in range(self.tries):
-            top = rng.integers(height - self.size + 1)
-            left = rng.integers(width - self.size + 1)
-            window = np.s_[top : top + self.size, left : left + self.size]
+            top = rng.integers(height - side + 1)
+            left = rng.integers(width - side + 1)
+            window = np.s_[top : top + side, left : left + side]
             if clean[window].std(axis=(0, 1)).max() >= self.flat:
                 break
-        return {name: picture[window] for name, picture in element.items()}
+        crops = {name: picture[window] for name, picture in element.items()}
+        return crops if side == self.size else {k: self._resized(x) for k, x in crops.items()}
+
+    def _resized(self, crop: np.ndarray) -> np.ndarray:
+        square = crop[..., 0] if crop.shape[-1] == 1 else crop
+        small = Image.fromarray(square).resize((self.size, self.size), Image.Resampling.LANCZOS)
+        return np.asarray(small).reshape(self.size, self.size, crop.shape[-1])
 
 
 class FlipAndRotate(grain.transforms.RandomMap):

@@ -38,6 +38,11 @@ def open_data(config: Config, output: Path) -> Splits:
             "noise. Leave it out, or train on the clean pictures alone: --data.source with their "
             "folder."
         )
+    if splits.pairs and config.data.scales != (1, 1):
+        raise InputError(
+            f"--data.scales would change the noise of the pairs in {config.data.source}: leave it "
+            "out."
+        )
     if splits.pairs and config.model.noise_level:
         raise InputError("--model.noise-level needs a noise with one level; pairs don't tell it.")
     return splits

@@ -95,6 +95,28 @@ def test_crops_prefer_texture():
     assert crop.random_map(flat_picture, rng)["clean"].shape == (16, 16, 1)
 
 
+@pytest.mark.parametrize("channels", [1, 3])
+def test_crops_at_several_scales(channels):
+    """Of a ramp: its slope says how much smaller the picture was made."""
+    picture = np.broadcast_to(np.arange(0, 240, 2, np.uint8)[:, None, None], (120, 80, channels))
+    crop, rng = TexturedCrop(32, scales=(0.5, 1.0), flat=0), np.random.default_rng(0)
+    slopes = []
+    for _ in range(100):
+        made = crop.random_map({"clean": picture}, rng)["clean"]
+        assert made.shape == (32, 32, channels)
+        slopes.append((float(made[24, 5, 0]) - float(made[8, 5, 0])) / 16)
+    assert 2 <= min(slopes) < 2.2
+    assert 3.7 < max(slopes) <= 4.1
+    # No smaller than it fits, and without the option as it always was.
+    small = {"clean": picture[:40, :40]}
+    assert TexturedCrop(32, scales=(0.1, 0.1)).random_map(small, rng)["clean"].shape[:2] == (32, 32)
+    again, plain = (TexturedCrop(32, **options) for options in ({"scales": (1.0, 1.0)}, {}))
+    np.testing.assert_array_equal(
+        again.random_map(small, np.random.default_rng(1))["clean"],
+        plain.random_map(small, np.random.default_rng(1))["clean"],
+    )
+
+
 def test_flips_and_rotations_reach_all_eight():
     picture = np.arange(4, dtype=np.uint8).reshape(2, 2, 1)
     rng = np.random.default_rng(0)

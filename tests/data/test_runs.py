@@ -68,6 +68,10 @@ def test_noise_is_of_no_use_to_pairs(tmp_path):
     for changed, message in (
         ({"noise": Gaussian(sigma=25.0)}, "--noise.* would change nothing: the pairs in"),
         ({"model": ModelConfig(noise_level=True)}, "pairs don't tell it"),
+        (
+            {"data": dataclasses.replace(config.data, scales=(0.5, 1.0))},
+            "--data.scales would change the noise of the pairs in",
+        ),
     ):
         with pytest.raises(InputError, match=re.escape(message)):
             run_data.open_data(dataclasses.replace(config, **changed), tmp_path / "run")
