@@ -27,10 +27,7 @@ import csv
 import io
 import json
 import os
-import resource
 import shutil
-import signal
-import subprocess
 import sys
 import zlib
 from collections.abc import Iterator
@@ -39,6 +36,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from benchmarks.trainings import train
 from sa_flax.data.builders import PHOTOGRAPHS
 
 # Two cores: 24/48/96/192 features without attention, which at this size brings less than it costs.
@@ -262,13 +260,7 @@ def main() -> int:
         entry = tally.setdefault(name, {"cpu_minutes": 0.0, "done": False})
         if entry["done"]:
             continue
-        before = resource.getrusage(resource.RUSAGE_CHILDREN)
-        process = subprocess.Popen(command(name, queue))
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, lambda number, frame, p=process: p.send_signal(signal.SIGTERM))
-        code = process.wait()
-        after = resource.getrusage(resource.RUSAGE_CHILDREN)
-        seconds = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+        code, seconds = train(command(name, queue))
         entry["cpu_minutes"] = round(entry["cpu_minutes"] + seconds / 60, 1)
         entry["done"] = code == 0
         config = queue / name / "network" / "config.json"
