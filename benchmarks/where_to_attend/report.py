@@ -104,8 +104,8 @@ def _sets(results: Results) -> dict[str, list[str]]:
 
 
 def tables(results: Results) -> str:
-    """Everything as Markdown: cost, equal time, equal parameters, statistics."""
-    parts = [_costs(results)]
+    """Everything as Markdown: in short, cost, equal time, equal parameters, statistics."""
+    parts = [_in_short(results), _costs(results)]
     parts += [_equal_time(results, name, noises) for name, noises in _sets(results).items()]
     parts += [_equal_parameters(results), _statistics(results)]
     return "\n\n".join(part for part in parts if part)
@@ -114,6 +114,26 @@ def tables(results: Results) -> str:
 def _of(results: Results, cell: str) -> list[Result]:
     """The results of a cell, one a seed."""
     return [result for (name, _), result in results.items() if name == cell]
+
+
+def _in_short(results: Results) -> str:
+    sets, rows = _sets(results), []
+    for cell in _order(results):
+        first, values = _of(results, cell)[0], []
+        for name in sets:
+            if cell == PLAIN:
+                own = [scores(result, name, ALL).mean() for result in _of(results, cell)]
+                values.append(f"{np.mean(own):.2f}")
+            else:
+                each = differences(results, cell, PLAIN, name, ALL)
+                values.append(" / ".join(f"{value:+.2f}" for value in each))
+        cost = [f"{first['parameters']:,}", f"{first['step_ms']:.0f}", f"{first['steps']:,}"]
+        rows.append([f"`{cell}`", *cost, *values])
+    return (
+        "## In short\n\n"
+        f"Mean over the noises; dB over `{PLAIN}`, one figure a seed.\n\n"
+        + _markdown(["network", "parameters", "step (ms)", "steps", *sets], rows)
+    )
 
 
 def _costs(results: Results) -> str:

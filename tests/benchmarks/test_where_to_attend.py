@@ -307,6 +307,10 @@ def test_differences_are_paired_by_seed_and_picture():
     text = report.tables(results)
     assert "| `none` | 26.00 | 26.00 |" in text
     assert "| `sa` | +0.20 ± 0.25 | +0.20 ± 0.25 |" in text, "not bold: zero is within"
+    (in_short,) = [
+        line for line in text.splitlines() if line.startswith("| `sa` |") and "/" in line
+    ]
+    assert in_short.endswith("| +0.10 / +0.20 / +0.30 |")
 
 
 def test_a_network_is_judged_by_the_statistics_it_was_trained_with():
