@@ -12,6 +12,16 @@ check = beartype(conf=BeartypeConf(is_pep484_tower=True))
 
 
 @contextlib.contextmanager
+def unchecked() -> Iterator[None]:
+    """Inside, annotations are not checked, as users have it."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    try:
+        yield
+    finally:
+        jaxtyping.config.update("jaxtyping_disable", False)
+
+
+@contextlib.contextmanager
 def refuses(match: str, error: type[Exception] = ValueError) -> Iterator[None]:
     """As `pytest.raises`, with the check of annotations off: users have none, and meet the error.
 
@@ -19,9 +29,5 @@ def refuses(match: str, error: type[Exception] = ValueError) -> Iterator[None]:
       match: regular expression that is in the message.
       error: the error that is raised.
     """
-    jaxtyping.config.update("jaxtyping_disable", True)
-    try:
-        with pytest.raises(error, match=match):
-            yield
-    finally:
-        jaxtyping.config.update("jaxtyping_disable", False)
+    with unchecked(), pytest.raises(error, match=match):
+        yield

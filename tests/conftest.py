@@ -13,7 +13,7 @@ import jax
 import pytest
 from jaxtyping import install_import_hook
 
-import tests.annotations  # noqa: F401 - the hook below looks for it in what is imported
+import tests.annotations  # the hook below looks for it in what is imported
 
 # Beartype looks at every argument and result of these, jaxtyping at how their shapes fit.
 install_import_hook(
@@ -50,8 +50,13 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 
 @pytest.fixture
 def jax_defaults() -> Iterator[None]:
-    """For what stands as users write it: JAX promotes what it promotes for them."""
-    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+    """For what stands as users write it: JAX promotes what it promotes for them, and NumPy's arrays
+    do where annotations say JAX's."""
+    with (
+        jax.numpy_dtype_promotion("standard"),
+        jax.numpy_rank_promotion("allow"),
+        tests.annotations.unchecked(),
+    ):
         yield
 
 

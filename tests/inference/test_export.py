@@ -61,7 +61,13 @@ def inputs(model, size) -> tuple[np.ndarray, ...]:
     return (noisy, level) if getattr(model, "noise_level", False) else (noisy,)
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize(
+    "name",
+    [
+        *(name for name in NETWORKS if name != "kinds"),
+        pytest.param("kinds", marks=pytest.mark.slow),  # a minute
+    ],
+)
 def test_onnx_at_every_size(tmp_path, name):
     runtime = pytest.importorskip("onnxruntime")
     pytest.importorskip("onnxscript")
