@@ -73,8 +73,9 @@ def lifeline(
             word = hear(connection)
 
     def start_watching(connection: socket.socket, who: str) -> None:
-        watchers.append(threading.Thread(target=watch, args=(connection, who), daemon=True))
-        watchers[-1].start()
+        watcher = threading.Thread(target=watch, args=(connection, who), daemon=True)
+        watcher.start()
+        watchers.append(watcher)  # several threads do this at once
 
     def welcome() -> None:
         while server is not None:

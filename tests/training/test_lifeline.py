@@ -72,7 +72,7 @@ class Group:
 
 @pytest.fixture
 def group(monkeypatch):
-    monkeypatch.setattr(lines, "_GRACE", 1.0)
+    monkeypatch.setattr(lines, "_GRACE", 2.0)
     made = Group(3, monkeypatch)
     yield made
     for index in range(3):
@@ -102,7 +102,8 @@ def test_all_are_told_when_one_fails_alone(group, failing):
     assert group.threads[failing].is_alive()
 
 
-def test_who_fails_with_all_others_has_not_lost_them(group):
+def test_who_fails_with_all_others_has_not_lost_them(group, monkeypatch):
+    monkeypatch.setattr(lines, "_GRACE", 20.0)
     group.fail(2, 0, 1)
     for thread in group.threads:
         thread.join(30)
