@@ -96,6 +96,7 @@ def test_command_line_overrides_a_preset():
         (["--optimizer.ema-decay", "1"], "below 1"),
         (["--noise.sigma-range", "30", "20"], "lowest <= highest"),
         (["--model.channels", "2"], "3 .colour. or 1 .gray."),
+        (["--data.scales", "0", "1"], "--data.scales must be above 0"),
         (["--data.crop", "0"], "--data.crop must be at least 1"),
         (["--steps", "0"], "--steps must be at least 1"),
         (["--optimizer.learning-rate", "0"], "above 0"),
