@@ -4,7 +4,7 @@
     python -m benchmarks.optimizers --output STUDY --report
 
 Each training is `python train.py quick` with so many steps; crops, their order and their noise are
-the same for all of one seed. STUDY/results has one JSON for each that is done, with its PSNR (the
+the same for all of one seed. STUDY has one JSON for each that is done, with its PSNR (the
 averaged parameters, at the end) on the bundled validation and test pictures. A training whose loss
 ran away counts as one that did. SIGTERM or Ctrl-C stops after a step; the same command goes on.
 """
@@ -82,12 +82,11 @@ def main() -> int:
     parser.add_argument("--report", action="store_true", help="only print the table")
     arguments = parser.parse_args()
     folder = arguments.output.resolve()
-    done = folder / "results"
-    done.mkdir(parents=True, exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
     grid = itertools.product(arguments.seeds, arguments.rates, arguments.clips, arguments.finals)
     for seed, rate, clip, final in [] if arguments.report else grid:
         name = f"rate{rate:g}-clip{clip:g}-final{final:g}-steps{arguments.steps}-seed{seed}"
-        result, run = done / f"{name}.json", folder / name
+        result, run = folder / f"{name}.json", folder / "work" / name
         if result.is_file():
             continue
         more = ["--steps", str(arguments.steps), "--evaluate-every", str(arguments.steps)]
@@ -105,7 +104,7 @@ def main() -> int:
         }
         write_whole(result, json.dumps(row, indent=1) + "\n")
         shutil.rmtree(run)
-    print(report([json.loads(file.read_text()) for file in sorted(done.glob("*.json"))]))
+    print(report([json.loads(file.read_text()) for file in sorted(folder.glob("*.json"))]))
     return 0
 
 

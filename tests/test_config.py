@@ -125,7 +125,7 @@ def test_options_that_have_an_effect_after_all():
 
 
 def test_a_rate_that_jumps_is_said():
-    config = PRESETS["quick"]
+    config = Config()
     longer = dataclasses.replace(config, steps=2 * config.steps)
     assert rate_change(None, config, 3000) == rate_change(config, longer, 0) == []
     assert rate_change(config, config, 3000) == []
