@@ -169,7 +169,7 @@ def test_requests_that_are_wrong(
     options,
     message,
 ):
-    """In this process; the same ends of the command are tested with it in its own."""
+    """In this process, which need not start JAX anew for each."""
     small = tmp_path / "small"
     small.mkdir()
     for i in range(3):

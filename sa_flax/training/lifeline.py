@@ -44,9 +44,8 @@ def lifeline(
     # The token keeps out whoever else finds the port.
     name, told, token = tell_all(f"{socket.gethostname()} {port} {secrets.token_hex(16)}").split()
     connections: list[socket.socket] = []
-    over = threading.Event()
-
     watchers: list[threading.Thread] = []
+    over = threading.Event()
 
     def hear(connection: socket.socket) -> bytes:
         try:

@@ -23,7 +23,7 @@ def _tensorboard() -> ModuleType:
     """tensorboardX; it would load PyTorch where that is installed, for seconds and for nothing."""
     absent = "torch" not in sys.modules
     if absent:
-        # Importing it fails then, as it may.
+        # Its import fails then, which tensorboardX is prepared for.
         sys.modules["torch"] = None  # type: ignore[assignment]
     try:
         import tensorboardX
