@@ -1,5 +1,6 @@
 """From examples to batches: crops, channels, the cache, and the same batches whenever asked for."""
 
+import dataclasses
 import pickle
 
 import numpy as np
@@ -42,6 +43,8 @@ def test_batches(pictures):
         assert batch.dtype == np.uint8
     np.testing.assert_array_equal(first, again)
     assert not np.array_equal(first, other)
+    smaller = dataclasses.replace(CONFIG, scales=(0.5, 0.5))
+    assert not np.array_equal(first, take(3, pictures, smaller, seed=0))
 
 
 def test_a_second_epoch_differs(pictures):
