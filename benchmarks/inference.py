@@ -11,6 +11,7 @@ benchmarks/results/inference-DEVICE-jax-RELEASE.json.
 """
 
 import argparse
+import itertools
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,7 @@ import numpy as np
 import sa_flax
 from benchmarks import timing
 from benchmarks.large_pictures import picture
-from sa_flax.xla_flags import tune_cpu
+from sa_flax.xla_flags import is_bfloat16_fast, tune_cpu
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -32,9 +33,10 @@ def main(arguments: list[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     noisy, _ = picture(options.height, options.width, clean=False)
     runs = {}
-    for name in options.networks:
-        denoiser = sa_flax.Denoiser.from_pretrained(name, memory=options.memory)
-        runs[name] = lambda denoiser=denoiser: denoiser(noisy)
+    dtypes = ("float32", "bfloat16") if is_bfloat16_fast() else ("float32",)
+    for name, dtype in itertools.product(options.networks, dtypes):
+        denoiser = sa_flax.Denoiser.from_pretrained(name, dtype=dtype, memory=options.memory)
+        runs[f"{name}, {dtype}"] = lambda denoiser=denoiser: denoiser(noisy)
     runs |= classical(noisy)
     times = timing.interleaved(runs, rounds=options.rounds, seconds=0)
     megapixels = options.height * options.width / 1e6

@@ -62,6 +62,7 @@ def parser() -> Parser:
         help="split the rows of each picture over this many devices, for pictures that one device "
         "has too little memory for (default: 1)",
     )
+    networks.add_dtype(options)
     options.add_argument(
         "--memory",
         metavar="SIZE",
@@ -167,10 +168,14 @@ def run(options: argparse.Namespace, stop: Stop) -> int:
     )
     hint_at_scale(options.sigma)
     chosen = networks.Chosen(
-        options.model, window=options.window, devices=options.devices, memory=options.memory
+        options.model,
+        dtype=options.dtype,
+        window=options.window,
+        devices=options.devices,
+        memory=options.memory,
     )
     if not options.quiet and options.output != jobs.STREAM:
-        print(f"network: {chosen.name}", flush=True)
+        print(f"network: {chosen.name}{f', in {chosen.dtype}' if chosen.dtype else ''}", flush=True)
     return work.process(
         plan,
         function_of(
@@ -191,7 +196,12 @@ def run(options: argparse.Namespace, stop: Stop) -> int:
         if options.report is None
         else lambda done: _write_report(options.report, done, chosen.name, stop),
         json_file=options.json,
-        about={"sa_flax": __version__, "model": chosen.name, "sigma": options.sigma},
+        about={
+            "sa_flax": __version__,
+            "model": chosen.name,
+            "dtype": chosen.dtype,
+            "sigma": options.sigma,
+        },
     )
 
 

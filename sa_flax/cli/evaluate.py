@@ -75,6 +75,7 @@ def parser() -> Parser:
     options.add_argument(
         "--baseline", action="store_true", help="measure scikit-image's non-local means as well"
     )
+    networks.add_dtype(options)
     options.add_argument(
         "--seed",
         type=seed,
@@ -165,7 +166,7 @@ def _with_noise(
     files = find_pictures(images)
     if not files:
         raise InputError(f"no pictures in {images}.")
-    chosen = networks.Chosen(options.model)
+    chosen = networks.Chosen(options.model, dtype=options.dtype)
     untold = [noise.kind for noise in noises.values() if not noise.has_level]
     if chosen.asked.takes_noise_level and untold:
         raise InputError(
@@ -241,7 +242,7 @@ def _on_pairs(options: argparse.Namespace) -> tuple[str, Rows, Rows, int]:
         )
     for line in alone:
         print(f"sa-flax: left out: {line}", file=sys.stderr)
-    chosen = networks.Chosen(options.model)
+    chosen = networks.Chosen(options.model, dtype=options.dtype)
     methods: dict[str, pairs.Function] = {}
     if options.baseline:
         methods[evaluation.BASELINE] = _baseline

@@ -1,5 +1,6 @@
 """The network that a command uses: by name, by directory, and what people give by mistake."""
 
+import argparse
 import os
 import sys
 from pathlib import Path
@@ -17,6 +18,7 @@ HELP = (
     "the network: the name of one that comes with sa_flax, the directory of a training run or of "
     "a ported network, its address (gs://BUCKET/RUN), or OWNER/NAME on the Hugging Face hub"
 )
+_DTYPES = ("auto", "float32", "bfloat16")
 # What is taken unless asked otherwise: the first of these that this version comes with.
 _DEFAULTS = ("photo", "color", "gray")
 _CHECKPOINTS = (".pth", ".pth.tar", ".pt", ".ckpt", ".bin", ".safetensors")
@@ -27,11 +29,13 @@ class Chosen:
 
     Args:
       name: of the network, None for the one for photographs.
+      dtype: "auto", "float32" or "bfloat16".
       window, devices, memory: as for `Denoiser`.
 
     Attributes:
       asked: the network of that name.
       name: the name.
+      dtype: what it computes in; None for what it was saved with.
 
     Raises:
       InputError: where there is none, or `name` is something else; it says what.
@@ -41,13 +45,15 @@ class Chosen:
         self,
         name: str | None,
         *,
+        dtype: str = "auto",
         window: int | None = None,
         devices: int = 1,
         memory: str | None = None,
     ):
         self.name = default() if name is None else name
         side = None if window is None else (window, window)
-        self._options = {"window": side, "devices": devices, "memory": memory}
+        self._options: dict[str, Any] = {"window": side, "devices": devices, "memory": memory}
+        self._options["dtype"] = self.dtype = _dtype(dtype)
         self.asked = load(self.name, **self._options)
         self._for_gray: Denoiser | None = None
 
@@ -76,6 +82,17 @@ class Chosen:
         return self.of(noisy).method(noisy, sigma)
 
 
+def add_dtype(options: argparse.ArgumentParser) -> None:
+    """Adds what the network computes in."""
+    options.add_argument(
+        "--dtype",
+        choices=_DTYPES,
+        default="auto",
+        help="what the network computes in: bfloat16 is off by less than 0.01 dB, and takes half "
+        "the time where the processor multiplies it; auto takes it there (default: auto)",
+    )
+
+
 def load(name: str, **options: Any) -> "Denoiser":
     """The network of a name or directory, with the options of `Denoiser`.
 
@@ -94,6 +111,17 @@ def load_with_card(name: str) -> tuple[Any, dict[str, Any], str]:
     checked = name if _is_shipped(name) else check_name(name)
     model, config = from_pretrained(checked)
     return model, config, card_of(checked)
+
+
+def _dtype(asked: str) -> str | None:
+    """What a network is to compute in, None for what it was saved with."""
+    if asked != "auto":
+        return asked
+    import jax
+
+    from sa_flax.xla_flags import is_bfloat16_fast
+
+    return "bfloat16" if jax.default_backend() == "cpu" and is_bfloat16_fast() else None
 
 
 def for_gray(instead_of: str) -> str:
