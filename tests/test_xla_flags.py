@@ -15,10 +15,15 @@ OPTIONS = f"{YNN}=-LIBRARY_FUSION_TYPE_INDIVIDUAL_CONVOLUTION --xla_cpu_prefer_v
 OPTIONS_WITHOUT_SUMS = OPTIONS.replace("CONVOLUTION", f"CONVOLUTION,{OWN_SUMS}")
 
 
+ONEDNN = "--xla_cpu_experimental_onednn_custom_call"
+
+
 @pytest.fixture
 def release(monkeypatch):
-    """Sets the version of jaxlib that is found, and leaves malloc as it is."""
+    """Sets the version of jaxlib that is found, on a processor that knows no bfloat16; malloc stays
+    as it is."""
     monkeypatch.setattr(xla_flags, "_keep_large_blocks", lambda: None)
+    monkeypatch.setattr(xla_flags, "_multiplies_bfloat16", lambda: False)
     return lambda version: monkeypatch.setattr(xla_flags, "_jaxlib_version", lambda: version)
 
 
@@ -60,6 +65,30 @@ def test_leaves_the_users_choice(monkeypatch, release):
     monkeypatch.setenv("XLA_FLAGS", chosen)
     assert xla_flags.tune_cpu()
     assert os.environ["XLA_FLAGS"] == f"{chosen} --xla_cpu_prefer_vector_width=512"
+
+
+@pytest.mark.parametrize(
+    ("version", "bfloat16", "user", "fast"),
+    [
+        ("0.12.0.1", True, "", True),
+        ("0.12.0.1", False, "", False),
+        ("0.10.2", True, "", False),
+        ("0.13.0", True, "", False),
+        ("0.12.0.1", True, f"{ONEDNN}=false", False),
+        ("0.12.0.1", False, f"{ONEDNN}=true", False),
+        ("0.10.2", True, f"{ONEDNN}=true", False),
+    ],
+)
+def test_convolutions_of_onednn_where_the_processor_multiplies_bfloat16(
+    monkeypatch, release, version, bfloat16, user, fast
+):
+    release(version)
+    monkeypatch.setattr(xla_flags, "_multiplies_bfloat16", lambda: bfloat16)
+    monkeypatch.setenv("XLA_FLAGS", user)
+    assert not xla_flags.is_bfloat16_fast()
+    xla_flags.tune_cpu()
+    assert (f"{ONEDNN}=true" in os.environ["XLA_FLAGS"].split()) == (fast or "=true" in user)
+    assert xla_flags.is_bfloat16_fast() == fast
 
 
 @pytest.mark.parametrize("version", ["0.9.2", "0.13.0", "1.0", "unknown", None])

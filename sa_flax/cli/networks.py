@@ -88,8 +88,9 @@ def add_dtype(options: argparse.ArgumentParser) -> None:
         "--dtype",
         choices=_DTYPES,
         default="auto",
-        help="what the network computes in: bfloat16 is off by less than 0.01 dB, and takes half "
-        "the time where the processor multiplies it; auto takes it there (default: auto)",
+        help="what the network computes in: bfloat16 is off by less than 0.01 dB, and takes little "
+        "more than half the time where the processor multiplies it; auto takes it there "
+        "(default: auto)",
     )
 
 

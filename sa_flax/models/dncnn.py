@@ -7,6 +7,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from sa_flax.functional.checks import check_floating
+from sa_flax.functional.statistics import statistics_dtype
 from sa_flax.modules.batch_norm import BatchNorm
 from sa_flax.modules.blocks import conv3x3
 
@@ -28,8 +29,9 @@ class DnCNN(nnx.Module):
       batch_norm: batch norm in the hidden layers.
       bias: biases in the convolutions; None gives them where there is no batch norm.
       epsilon: added to the variance in batch norm.
-      dtype: dtype of the computation, e.g. bfloat16; None takes that of input and parameters.
-        The result has the input's dtype.
+      dtype: dtype of the computation, e.g. bfloat16; None takes that of input and parameters. The
+        first and the last convolution take no less than float32, for the picture's sake. The result
+        has the input's dtype.
       param_dtype: dtype of the parameters.
       rngs: the random streams that parameters are drawn from.
 
@@ -66,6 +68,7 @@ class DnCNN(nnx.Module):
         self.batch_norm, self.epsilon = batch_norm, epsilon
         self.bias = not batch_norm if bias is None else bias
         self.dtype, self.param_dtype = dtype, param_dtype
+        outer = None if dtype is None else statistics_dtype(dtype)
         sizes = [channels, *[width] * (depth - 1), channels]
         self.convs = nnx.List(
             [
@@ -73,7 +76,7 @@ class DnCNN(nnx.Module):
                     sizes[i],
                     sizes[i + 1],
                     use_bias=self.bias,
-                    dtype=dtype,
+                    dtype=outer if i in (0, depth - 1) else dtype,
                     param_dtype=param_dtype,
                     rngs=rngs,
                 )

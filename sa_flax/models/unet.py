@@ -12,7 +12,7 @@ from jaxtyping import Array, Float
 from sa_flax.functional.checks import check_floating
 from sa_flax.functional.initializers import variance_scaling
 from sa_flax.functional.layout import is_over_explicit_axes, over_mesh
-from sa_flax.functional.statistics import WindowLike, check_window
+from sa_flax.functional.statistics import WindowLike, check_window, statistics_dtype
 from sa_flax.models.places import Attend, Kinds, kinds_by_place
 from sa_flax.modules.blocks import Downsample, ResidualBlock, Upsample, conv3x3
 from sa_flax.modules.layer import Maps, set_window
@@ -78,8 +78,10 @@ class AttentionUNet(nnx.Module):
       noise_level: expect the noise level as a second argument, and add it as a constant channel.
       remat: in the backward pass compute the features inside each residual block a second time,
         instead of keeping them (`jax.checkpoint`).
-      dtype: dtype of the computation, e.g. bfloat16; None takes that of input and parameters.
-        The result has the input's dtype.
+      dtype: dtype of the computation, e.g. bfloat16; None takes that of input and parameters. The
+        first and the last convolution, which see the picture and the noise, take no less than
+        float32: rounding a picture to bfloat16 alone is noise of 0.3 gray levels. The result has
+        the input's dtype.
       param_dtype: dtype of the parameters.
       rngs: the random streams that parameters are drawn from.
 
@@ -119,9 +121,10 @@ class AttentionUNet(nnx.Module):
             _check_size("blocks", count, 256)
         kinds = kinds_by_place(attention, attention_options, attend=attend, levels=levels)
         self.channels, self.levels, self.noise_level = channels, levels, noise_level
-        self.remat = remat
+        self.remat, self.dtype = remat, dtype
         self.stride = 2 ** (levels - 1)
         kwargs: dict[str, Any] = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
+        outer = {**kwargs, "dtype": None if dtype is None else statistics_dtype(dtype)}
         widths = [width * 2**level for level in range(levels)]
 
         def stack(place: str, level: int) -> nnx.Sequential:
@@ -134,7 +137,7 @@ class AttentionUNet(nnx.Module):
                 )
             )
 
-        self.head = conv3x3(channels + noise_level, width, **kwargs)
+        self.head = conv3x3(channels + noise_level, width, **outer)
         self.encoder = nnx.List([stack(f"encoder.{i}", i) for i in range(levels - 1)])
         self.down = nnx.List([Downsample(a, b, **kwargs) for a, b in itertools.pairwise(widths)])
         self.bottom = stack("bottom", levels - 1)
@@ -144,7 +147,7 @@ class AttentionUNet(nnx.Module):
             width,
             channels,
             kernel_init=variance_scaling(1e-4, "fan_in", "truncated_normal"),
-            **kwargs,
+            **outer,
         )
 
     def __call__(
@@ -231,6 +234,7 @@ class AttentionUNet(nnx.Module):
             constant = jnp.broadcast_to(sigma[:, None, None, None], (*x.shape[:3], 1))
             x = jnp.concatenate([x, constant], axis=-1)
         x = self.head(x)
+        x = x if self.dtype is None else x.astype(self.dtype)
         skips = []
         for level, (blocks, down) in enumerate(zip(self.encoder, self.down, strict=True)):
             x = self._through(f"encoder.{level}", blocks, x, look)

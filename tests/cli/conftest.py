@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from sa_flax import xla_flags
 from sa_flax.cli import main
 
 
@@ -18,6 +19,12 @@ def folder(tmp_path) -> Path:
     for name in ("a.png", "sub/b.jpg"):
         Image.fromarray(rng.integers(0, 256, (20, 30, 3), np.uint8)).save(tmp_path / "in" / name)
     return tmp_path / "in"
+
+
+@pytest.fixture(autouse=True)
+def in_float32(monkeypatch) -> None:
+    """Results are compared with `Denoiser`'s, also where the command would take bfloat16."""
+    monkeypatch.setattr(xla_flags, "is_bfloat16_fast", lambda: False)
 
 
 @pytest.fixture

@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from sa_flax import xla_flags
+from sa_flax.inference.denoiser import Denoiser
 from sa_flax.pictures import read_picture
 from tests.cli.conftest import snapshot
 
@@ -22,6 +24,27 @@ def test_denoise_a_folder(sa_flax, folder, tmp_path):
     clean = read_picture(tmp_path / "out" / "a.png").pixels.astype(float)
     noisy = read_picture(folder / "a.png").pixels.astype(float)
     assert 0 < np.abs(clean - noisy).mean() < 30, "an untrained network nearly returns its input"
+
+
+@pytest.mark.parametrize(
+    ("fast", "asked", "taken"),
+    [(False, [], None), (True, [], "bfloat16"), (True, ["--dtype", "float32"], "float32")],
+)
+def test_bfloat16_is_taken_where_it_is_fast(
+    sa_flax, folder, tmp_path, monkeypatch, fast, asked, taken
+):
+    monkeypatch.setattr(xla_flags, "is_bfloat16_fast", lambda: fast)
+    page = tmp_path / "work.json"
+    code, out, _ = sa_flax(
+        *("denoise", folder / "a.png", "--model", "photo", "--output", tmp_path / "o.png"),
+        *("--json", page, *asked),
+    )
+    assert code == 0
+    assert out.splitlines()[0] == f"network: photo{f', in {taken}' if taken else ''}"
+    assert json.loads(page.read_text())["dtype"] == taken
+    denoiser = Denoiser.from_pretrained("photo", dtype=taken)
+    pixels = read_picture(folder / "a.png").pixels
+    np.testing.assert_array_equal(read_picture(tmp_path / "o.png").pixels, denoiser(pixels))
 
 
 def test_a_broken_file_is_named_and_the_others_done(sa_flax, folder, tmp_path):

@@ -14,11 +14,11 @@ from sa_flax.cli.commands import COMMANDS
 LINES = [
     "denoise {in} --output {tmp}/out --model {run} --memory 1GB --strength 0.5 --keep-detail 0.3 "
     "--declip --self-ensemble --estimate-noise --compare --report {tmp}/page.html --overwrite "
-    "--json {tmp}/work.json --format png --verbose",
+    "--json {tmp}/work.json --format png --dtype bfloat16 --verbose",
     "denoise {in}/a.png -o {tmp}/a.jpg --model {told} --sigma 25 --devices 2 --quality 90 --quiet",
     "denoise {in}/a.png -o {tmp}/a.png --model {run} --window 8",
-    "evaluate {run} --images {in} --sigma 25 --baseline --seed 3 --json {tmp}/e.json "
-    "--csv {tmp}/e.csv --quiet",
+    "evaluate {run} --images {in} --sigma 25 --baseline --seed 3 --dtype float32 "
+    "--json {tmp}/e.json --csv {tmp}/e.csv --quiet",
     "evaluate {run} --images {pairs} --noisy {pairs} --noisy-suffix _real --clean-suffix _mean "
     "--verbose",
     "evaluate {run} --images {in} --noise gaussian poisson_gaussian correlated --sigma 20 "

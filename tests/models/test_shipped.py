@@ -53,6 +53,20 @@ def test_white_noise(name):
     assert gain["sigma 50"] > 8
 
 
+@pytest.mark.parametrize("name", NETWORKS)
+def test_bfloat16_loses_next_to_nothing(name):
+    pictures = _crops(NETWORKS[name])
+    methods = {
+        dtype: sa_flax.Denoiser.from_pretrained(name, dtype=dtype).method
+        for dtype in ("float32", "bfloat16")
+    }
+    rows = evaluate(methods, pictures, noises=noises_of(None, [15]), with_ssim=False)
+    psnr = {row["method"]: row["psnr"] for row in rows}
+    assert abs(psnr["bfloat16"] - psnr["float32"]) < 0.01
+    one, other = (method(pictures[0] / 255.0, None) for method in methods.values())
+    assert 0 < np.abs(one - other).max() < 3 / 255
+
+
 def test_what_photographs_have_besides():
     noises: dict[str, Noise | None] = {
         "shared": Correlated((25, 25), (0, 0), (0, 0), shared=1),
