@@ -15,6 +15,8 @@ pixel, which gives u, s and v. Of noise that was not clipped the same holds.
 
 import numpy as np
 
+from sa_flax.inference.box import box_means
+
 # Side of the windows that f and d are means over; taken twice.
 _WIDTH = 15
 REACH = 2 * (_WIDTH // 2)
@@ -50,8 +52,6 @@ def mended(noisy: np.ndarray, clean: np.ndarray, deviation: np.ndarray) -> np.nd
 
 
 def _towards_one(noisy: np.ndarray, clean: np.ndarray, deviation: np.ndarray) -> np.ndarray:
-    from scipy.ndimage import uniform_filter  # not at every start
-
     added = np.zeros_like(clean)
     near = np.clip(2 * ((clean - 1) / np.maximum(deviation, _LEAST) + _NEAR), 0, 1)
     near *= deviation > _LEAST
@@ -62,7 +62,7 @@ def _towards_one(noisy: np.ndarray, clean: np.ndarray, deviation: np.ndarray) ->
 
     def around(x: np.ndarray) -> np.ndarray:
         for _ in range(2):
-            x = uniform_filter(x, (_WIDTH, _WIDTH, 1), mode="mirror")
+            x = box_means(x, _WIDTH)
         return x
 
     share = around(near)

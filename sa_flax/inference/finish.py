@@ -9,6 +9,7 @@ from collections.abc import Iterable
 import numpy as np
 
 from sa_flax.inference import clipping
+from sa_flax.inference.box import box_means
 
 # How far `texture` looks: a wavelet of 2 pixels, and means over the wider windows, taken twice.
 _WIDTHS = (5, 11)
@@ -36,7 +37,7 @@ def _bands(noisy: np.ndarray, clean: np.ndarray) -> tuple[list[np.ndarray], np.n
       three channels: the finest scale of the undecimated wavelet with the B3 spline
       [1 4 6 4 1] / 16, and the rest. And (H, W): mean of the channels of `clean`, smoothed.
     """
-    from scipy.ndimage import correlate1d, uniform_filter  # not at every start
+    from scipy.ndimage import correlate1d  # not at every start
 
     removed = noisy - clean
     if removed.shape[-1] == 3:
@@ -45,7 +46,7 @@ def _bands(noisy: np.ndarray, clean: np.ndarray) -> tuple[list[np.ndarray], np.n
     coarse = removed
     for axis in (0, 1):
         coarse = correlate1d(coarse, spline, axis=axis, mode="mirror")
-    brightness = uniform_filter(clean.mean(axis=-1, dtype=np.float32), _WIDTHS[0], mode="mirror")
+    brightness = box_means(clean.mean(axis=-1, dtype=np.float32), _WIDTHS[0])
     return [removed - coarse, coarse], brightness
 
 
@@ -117,15 +118,13 @@ def texture(noisy: np.ndarray, clean: np.ndarray, usual: Removed) -> np.ndarray:
       noisy, clean: (H, W, C) float.
       usual: what was removed of this picture in most places.
     """
-    from scipy.ndimage import uniform_filter
-
     bands, brightness = _bands(noisy, clean)
     level = _level(brightness)
     kept = np.zeros_like(bands[0])
     for band, power, width in zip(bands, usual.power, _WIDTHS, strict=True):
         around = np.square(band)
         for _ in range(2):
-            around = uniform_filter(around, (width, width, 1), mode="mirror")
+            around = box_means(around, width)
         noise = _TOLERATED * power[level]
         kept += band * np.maximum(1 - noise / np.maximum(around, 1e-12), 0)
     return kept @ _OPPONENT if kept.shape[-1] == 3 else kept

@@ -14,7 +14,7 @@ def test_it_writes_a_table_and_a_report(run_directory, tmp_path, capsys):
     printed = capsys.readouterr().out
     (path,) = tmp_path.glob("inference-*-jax-*.json")
     results = json.loads(path.read_text())["results"]
-    assert {"non-local means", str(run_directory)} <= results.keys()
+    assert {"non-local means", f"{run_directory}, float32"} <= results.keys()
     for name, times in results.items():
         assert name in printed
         assert times["rounds"] == 5

@@ -3,11 +3,13 @@
 import numpy as np
 import pytest
 from flax import nnx
+from scipy.ndimage import uniform_filter
 
 import sa_flax
 from sa_flax.data.builders import PHOTOGRAPHS
 from sa_flax.errors import InputError
 from sa_flax.inference import whole_or_tiles
+from sa_flax.inference.box import box_means
 from sa_flax.inference.finish import REACH, Finish, Removed, texture
 from sa_flax.pictures import read_rgb8
 from tests.inference.test_denoiser import Halve
@@ -15,6 +17,16 @@ from tests.inference.test_rows_over_devices import network
 from tests.inference.test_tiling import in_tiles_of, picture
 
 NOISE = np.random.default_rng(0).normal(0, 0.1, (128, 160, 3)).astype(np.float32)
+
+
+@pytest.mark.parametrize("shape", [(40, 37, 3), (3, 50, 1), (1, 1, 3), (2, 7, 4)])
+@pytest.mark.parametrize("width", [1, 5, 11, 15])
+def test_means_over_windows_are_scipys(shape, width):
+    x = np.random.default_rng(0).random(shape)
+    expected = uniform_filter(x, (width, width, 1), mode="mirror")
+    means = box_means(x, width)
+    assert means.dtype == np.float32
+    np.testing.assert_allclose(means, expected, rtol=3e-6)
 
 
 @pytest.mark.parametrize("strength", [0, 0.25, 1])
