@@ -44,7 +44,12 @@ def parser() -> Parser:
             "evaluate photo --images polyu --noisy-suffix _real --clean-suffix _mean",
         ),
     )
-    options.add_argument("model", nargs="?", metavar="NAME", help=networks.HELP)
+    options.add_argument(
+        "model", nargs="?", metavar="NAME", help=f"{networks.HELP} (default: photo)"
+    )
+    options.add_argument(
+        "--model", dest="named", metavar="NAME", help="the same, as denoise has it"
+    )
     options.add_argument(
         "--images", required=True, type=place, metavar="DIR", help="folder of clean pictures"
     )
@@ -97,6 +102,12 @@ def run(options: argparse.Namespace, stop: Stop) -> int:
     """Measures what `options` ask for; returns the exit code."""
     del stop  # nothing is half-done here: a signal ends it at once
     work.check_report_files({"--json": options.json, "--csv": options.csv})
+    if options.named is not None:
+        if options.model is not None:
+            raise InputError(
+                f"two networks, {options.model} and --model {options.named}: evaluate measures one."
+            )
+        options.model = options.named
     if not os.path.isdir(options.images):
         raise InputError(f"no folder {options.images}. --images takes a folder of clean pictures.")
     if _holds_a_network(options.images):

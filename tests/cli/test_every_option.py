@@ -19,8 +19,8 @@ LINES = [
     "denoise {in}/a.png -o {tmp}/a.png --model {run} --window 8",
     "evaluate {run} --images {in} --sigma 25 --baseline --seed 3 --dtype float32 "
     "--json {tmp}/e.json --csv {tmp}/e.csv --quiet",
-    "evaluate {run} --images {pairs} --noisy {pairs} --noisy-suffix _real --clean-suffix _mean "
-    "--verbose",
+    "evaluate --model {run} --images {pairs} --noisy {pairs} --noisy-suffix _real "
+    "--clean-suffix _mean --verbose",
     "evaluate {run} --images {in} --noise gaussian poisson_gaussian correlated --sigma 20 "
     "--noise.clip --noise.gain 0.01 --noise.read-noise 0.01 --noise.sigma-range 5 20 "
     "--noise.blur-range 0 1 --noise.chroma-blur-range 0 1 --noise.shared 0.5",

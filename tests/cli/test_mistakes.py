@@ -89,6 +89,7 @@ def place(folder, tmp_path, run_directory, monkeypatch):
         ("port ported --architecture dncnn --output o", "is a network already"),
         ("port ported/model.safetensors --architecture dncnn --output o", "--model ported"),
         ("evaluate runs/quick --images {in} --noisy empty", "a.png: no noisy picture belongs"),
+        ("evaluate a --model b --images {in}", "two networks, a and --model b"),
         ("evaluate runs/quick", "say where the clean pictures are"),
         ("evaluate runs/quick --images {in} --noise blind --sigma 5", "--noise gaussian besides"),
         ("evaluate runs/quick --images {in} --noisy {in} --noise blind", "pairs have theirs"),
