@@ -67,17 +67,18 @@ def _towards_one(noisy: np.ndarray, clean: np.ndarray, deviation: np.ndarray) ->
 
     share = around(near)
     there = share > _SHARE[0]
+    at = around(near * (noisy >= 1 - _AT)) / np.maximum(share, 1e-6)
+    there &= at > _MET[0]
     if not there.any():
         return added
-    of_near = np.maximum(share[there], 1e-6)
-    at, lost, now = (
-        around(near * x)[there] / of_near
-        for x in (noisy >= 1 - _AT, np.maximum(1 - noisy, 0), np.minimum(clean, 1))
+    at, of_near = at[there], share[there]
+    lost, now = (
+        around(near * x)[there] / of_near for x in (np.maximum(1 - noisy, 0), np.minimum(clean, 1))
     )
     value, sigma = _unclipped(at, lost)
     usual = np.broadcast_to(deviation, near.shape)[there]
     off = np.abs(np.log(np.maximum(sigma, 1e-9) / np.maximum(usual / _KEPT, 1e-9)))
-    sure = _ramp(at, _MET) * _ramp(share[there], _SHARE) * _ramp(-off, (-2 * _OFF, -_OFF))
+    sure = _ramp(at, _MET) * _ramp(of_near, _SHARE) * _ramp(-off, (-2 * _OFF, -_OFF))
     shift = np.zeros_like(near)
     shift[there] = sure * np.clip(value - now, 0, usual)
     added[part] = near * shift
