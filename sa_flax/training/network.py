@@ -3,6 +3,7 @@
 import inspect
 import json
 import math
+import operator
 import re
 from pathlib import Path
 from typing import Any
@@ -82,11 +83,13 @@ def known_options(config: Config) -> frozenset[str]:
 def start_from(model: nnx.Module, name: str) -> None:
     """Gives `model` the parameters of a saved network, in place (--init-from).
 
-    Both must be of one shape, with two exceptions. A gray network can start from a colour one: its
-    first kernel is the sum over the colours, its last the mean, so that it does to a gray picture
-    what the colour network does to three equal channels, on average over them. A U-Net can start
-    from one with fewer blocks at a level: the blocks that are new begin as the identity, so that
-    it does what the smaller one does.
+    Both must be of one shape, but for three exceptions. A gray network can start from a colour one:
+    its first kernel is the sum over the colours, its last the mean, so that it does to a gray
+    picture what the colour network does to three equal channels, on average over them. A U-Net can
+    start from one with fewer blocks at a level: the blocks that are new begin as the identity, so
+    that it does what the smaller one does. And a U-Net without attention can start from a narrower
+    one: the features that are new begin as its seed draws them, and nothing takes them up at first,
+    so that it too does what the smaller one does (Chen et al., Net2Net, ICLR 2016).
 
     Raises:
       PretrainedError: where there is no such network.
@@ -97,6 +100,7 @@ def start_from(model: nnx.Module, name: str) -> None:
     if (getattr(source, "channels", None), getattr(model, "channels", None)) == (3, 1):
         shapes = {path: leaf.get_value().shape for path, leaf in model_leaves(model).items()}
         arrays = {path: _to_gray(a, shapes.get(path, a.shape)) for path, a in arrays.items()}
+    arrays = _widened(model, arrays)
     fill(model, _new_blocks(model, arrays) | arrays, f"--init-from {name}")
 
 
@@ -115,6 +119,36 @@ def _new_blocks(model: nnx.Module, given: dict[str, np.ndarray]) -> dict[str, np
         # The attention of nothing is nothing: a gate multiplies it, affinities average it.
         new[path] = np.zeros_like(value) if match[2].startswith("conv2.") else value
     return new
+
+
+# A parameter of a U-Net without attention.
+_OF_CONVOLUTION = re.compile(
+    r"(head|tail|(down|up)\.\d+\.conv|(encoder\.\d+|bottom|decoder\.\d+)\.layers\.\d+\.conv[12])\."
+    r"(kernel|bias)"
+)
+
+
+def _widened(model: nnx.Module, given: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """`given` with more features where `model` has more: new ones change none of the old ones.
+
+    As it is where either of them has more than a U-Net's convolutions.
+    """
+    leaves = model_leaves(model)
+    if not all(map(_OF_CONVOLUTION.fullmatch, (*leaves, *given))):
+        return given
+    wider = dict(given)
+    for path in given.keys() & leaves.keys():
+        value, old = np.array(leaves[path].get_value()), given[path]
+        narrower = value.ndim == old.ndim and all(map(operator.ge, value.shape, old.shape))
+        if value.shape == old.shape or not narrower:
+            continue
+        if path.endswith("kernel"):  # (height, width, features in, features out)
+            if value.shape[:2] != old.shape[:2]:
+                continue
+            value[..., old.shape[2] :, : old.shape[3]] = 0
+        value[tuple(map(slice, old.shape))] = old
+        wider[path] = value
+    return wider
 
 
 def _to_gray(array: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:

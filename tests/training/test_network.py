@@ -12,8 +12,9 @@ from flax import nnx
 from sa_flax.config import Config, ModelConfig
 from sa_flax.errors import InputError
 from sa_flax.models.saved import PretrainedError, from_pretrained, model_leaves
-from sa_flax.training.network import best_score, network_of, save_network
+from sa_flax.training.network import best_score, network_of, save_network, saved_options
 from sa_flax.training.state import create_state, make_optimizer
+from tests.torch_reference.weights import drawn_model
 
 COLOUR = Config(model=ModelConfig(width=4, levels=2), seed=3)
 
@@ -106,9 +107,30 @@ def test_a_deeper_network_starts_as_the_one_it_came_from(tmp_path, attention):
     np.testing.assert_allclose(deeper(x), source(x), rtol=1e-6, atol=1e-6)
 
 
+def test_a_wider_network_starts_as_the_one_it_came_from(tmp_path):
+    narrow = dataclasses.replace(
+        COLOUR, model=dataclasses.replace(COLOUR.model, attention="none", attend="none", levels=3)
+    )
+    source = drawn_model("attention_unet", **saved_options(narrow))
+    save_network(tmp_path, source, narrow, step=1, scores={})
+    config = dataclasses.replace(
+        narrow,
+        model=dataclasses.replace(narrow.model, width=7, blocks=(2, 1, 1)),
+        init_from=str(tmp_path),
+    )
+    graphdef, state = started(config)
+    wider = nnx.merge(graphdef, state.params, state.rest)
+    x = jnp.asarray(np.random.default_rng(1).random((1, 8, 8, 3), np.float32))
+    np.testing.assert_allclose(wider(x), source(x), rtol=1e-5, atol=1e-5)
+    # What is new learns from the first step.
+    gradients = nnx.grad(lambda model: jnp.sum(model(x) ** 2))(wider)
+    assert jnp.any(gradients.tail.kernel[:, :, 4:] != 0)
+    assert jnp.any(gradients.decoder[0].layers[0].conv1.kernel[:, :, 4:, :4] != 0)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
-    [({"width": 6}, "of the wrong shape"), ({"levels": 3}, "filled by nothing")],
+    [({"width": 2}, "of the wrong shape"), ({"levels": 3}, "filled by nothing")],
 )
 def test_what_does_not_fit_is_listed(colour_run, change, message):
     _, run = colour_run
