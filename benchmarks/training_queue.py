@@ -19,7 +19,8 @@ QUEUE/tally.json keeps each run's processor time and newest figures; QUEUE/RUN/n
 network.
 
 The runs are in `RUNS`, in order. Each starts from a network: that of an earlier run of this queue,
-or the shipped one.
+one in benchmarks/begun, which is on its way and has not beaten the shipped one yet, or the shipped
+one.
 """
 
 import argparse
@@ -63,9 +64,14 @@ _PHOTO = [
 # A second block at the two finest levels: half as much work again, the most at low noise.
 _DEEPER = ["--model.blocks", "2", "2", "1", "1"]
 
+_BEGUN = Path(__file__).parent / "begun"
+
 # name -> (network it starts from, options). docs/experiments.md has what ran before these.
 RUNS: dict[str, tuple[str | None, list[str]]] = {
-    "photo": ("photo", [*_PHOTO, *_DEEPER, *_RATE, "--steps", "28000", "--seed", "16"]),
+    "photo": (
+        str(_BEGUN / "photo"),
+        [*_PHOTO, *_DEEPER, *_RATE, "--steps", "28000", "--seed", "16"],
+    ),
     "color": ("color", [*_DEEPER, *_RATE, "--steps", "16000", "--seed", "11"]),
     "gray": (
         "color",

@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import sa_flax
 from benchmarks.training_queue import (
+    RUNS,
     exposed,
     is_free,
     page,
@@ -22,6 +24,14 @@ def half_textured() -> Image.Image:
     pixels = np.full((300, 600, 3), 128, np.uint8)
     pixels[:, 300:] = np.random.default_rng(0).integers(0, 256, (300, 300, 3))
     return Image.fromarray(pixels)
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_what_a_run_starts_from_is_there(name):
+    start, options = RUNS[name]
+    network, _ = sa_flax.from_pretrained(start or "photo")
+    assert network.channels == 3, "a gray one starts from a colour one"
+    assert "--steps" in options
 
 
 def test_tiles_cover_the_picture_and_know_their_texture():
