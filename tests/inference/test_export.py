@@ -61,13 +61,17 @@ def inputs(model, size) -> tuple[np.ndarray, ...]:
     return (noisy, level) if getattr(model, "noise_level", False) else (noisy,)
 
 
-@pytest.mark.parametrize(
+every_network = pytest.mark.parametrize(
     "name",
     [
         *(name for name in NETWORKS if name != "kinds"),
-        pytest.param("kinds", marks=pytest.mark.slow),  # a minute
+        # A minute; each attention alone is exported in tests/modules/test_modes.py.
+        pytest.param("kinds", marks=pytest.mark.slow),
     ],
 )
+
+
+@every_network
 def test_onnx_at_every_size(tmp_path, name):
     runtime = pytest.importorskip("onnxruntime")
     pytest.importorskip("onnxscript")
@@ -92,7 +96,7 @@ def test_onnx_at_every_size(tmp_path, name):
             export.check(other, path, inputs(model, (1, 20, 21))[0][0])
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@every_network
 def test_stablehlo_at_every_size(tmp_path, name):
     kind, options = NETWORKS[name]
     model = network(kind, **options)
