@@ -17,9 +17,9 @@ _OWN_SUMS = "-LIBRARY_FUSION_TYPE_REDUCE"
 # Vectors of 512 bits where the processor has them; XLA's own choice is 256.
 _WIDE = {"--xla_cpu_prefer_vector_width": "512"}
 
-# Convolutions of oneDNN, where the processor multiplies bfloat16: a whole picture through `photo`
-# takes 0.84 of the time in float32, 0.44 in bfloat16, which without it gains nothing. On others it
-# is a matter of chance: a training step took 15% less on one AMD EPYC and 8% more on another.
+# Convolutions of oneDNN, where the processor multiplies bfloat16: a U-Net takes 0.83 of the time
+# for a whole picture in float32, 0.46 in bfloat16, which without it gains nothing. On others it is
+# a matter of chance: a training step took 15% less on one AMD EPYC and 8% more on another.
 _ONEDNN = {"--xla_cpu_experimental_onednn_custom_call": "true"}
 _ONEDNN_RELEASES = ((0, 12),)
 

@@ -3,7 +3,6 @@
 import inspect
 import json
 import math
-import operator
 import re
 from pathlib import Path
 from typing import Any
@@ -126,6 +125,12 @@ _OF_CONVOLUTION = re.compile(
     r"(head|tail|(down|up)\.\d+\.conv|(encoder\.\d+|bottom|decoder\.\d+)\.layers\.\d+\.conv[12])\."
     r"(kernel|bias)"
 )
+# Which axes are features, where others are channels of the picture.
+_FEATURES: dict[str, tuple[int, ...]] = {
+    "head.kernel": (-1,),
+    "tail.kernel": (-2,),
+    "tail.bias": (),
+}
 
 
 def _widened(model: nnx.Module, given: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -139,12 +144,15 @@ def _widened(model: nnx.Module, given: dict[str, np.ndarray]) -> dict[str, np.nd
     wider = dict(given)
     for path in given.keys() & leaves.keys():
         value, old = np.array(leaves[path].get_value()), given[path]
-        narrower = value.ndim == old.ndim and all(map(operator.ge, value.shape, old.shape))
-        if value.shape == old.shape or not narrower:
+        axes = _FEATURES.get(path, (-2, -1) if path.endswith("kernel") else (-1,))
+        same = [axis for axis in range(-value.ndim, 0) if axis not in axes]
+        if (
+            value.ndim != old.ndim
+            or any(value.shape[axis] != old.shape[axis] for axis in same)
+            or any(value.shape[axis] < old.shape[axis] for axis in axes)
+        ):
             continue
         if path.endswith("kernel"):  # (height, width, features in, features out)
-            if value.shape[:2] != old.shape[:2]:
-                continue
             value[..., old.shape[2] :, : old.shape[3]] = 0
         value[tuple(map(slice, old.shape))] = old
         wider[path] = value

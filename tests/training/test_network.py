@@ -130,7 +130,11 @@ def test_a_wider_network_starts_as_the_one_it_came_from(tmp_path):
 
 @pytest.mark.parametrize(
     ("change", "message"),
-    [({"width": 2}, "of the wrong shape"), ({"levels": 3}, "filled by nothing")],
+    [
+        ({"width": 2}, "of the wrong shape"),
+        ({"levels": 3}, "filled by nothing"),
+        ({"noise_level": True}, "head.kernel"),
+    ],
 )
 def test_what_does_not_fit_is_listed(colour_run, change, message):
     _, run = colour_run
@@ -138,6 +142,16 @@ def test_what_does_not_fit_is_listed(colour_run, change, message):
     with pytest.raises(InputError, match=message) as caught:
         started(dataclasses.replace(COLOUR, model=other, init_from=str(run)))
     assert "--init-from" in str(caught.value)
+
+
+def test_a_colour_network_does_not_start_from_a_gray_one(tmp_path):
+    plain = dataclasses.replace(COLOUR.model, attention="none", attend="none")
+    gray = dataclasses.replace(COLOUR, model=dataclasses.replace(plain, channels=1))
+    save_network(tmp_path, network_of(gray), gray, step=1, scores={})
+    for width in (4, 6):
+        model = dataclasses.replace(plain, width=width)
+        with pytest.raises(InputError, match=r"head\.kernel"):
+            started(dataclasses.replace(COLOUR, model=model, init_from=str(tmp_path)))
 
 
 def test_a_start_that_is_not_there():
