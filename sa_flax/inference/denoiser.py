@@ -51,7 +51,8 @@ class Denoiser:
     of the texture back that it took for noise, in every result of `denoiser(noisy)`; the attribute
     `keep_detail` says how much, and 0 leaves what the network makes. One whose config has "declip"
     (again `photo`) has black and white mended where clipping moved their means (see
-    `sa_flax.inference.clipping`); the attribute `declip` says whether.
+    `sa_flax.inference.clipping`); the attribute `declip` says whether. The attribute `dtype` is
+    what `from_pretrained` was told to compute in, None for what the network was saved with.
 
     For `jax.jit`, `jax.vmap` and gradients, and without clipping, see `apply`.
 
@@ -98,6 +99,7 @@ class Denoiser:
         self.takes_noise_level: bool = getattr(model, "noise_level", False)
         self.suits_gray = channels == 1
         self.keep_detail, self.declip = 0.0, False
+        self.dtype: str | None = None
         self._graphdef, state = nnx.split(model)
         self._rows: NamedSharding | None = None
         if devices != 1:
@@ -130,6 +132,7 @@ class Denoiser:
             denoiser = cls(model, window=window, devices=devices, memory=memory)
         except TypeError as error:
             raise InputError(f"{name}: {error}") from error
+        denoiser.dtype = None if dtype is None else jnp.dtype(dtype).name
         denoiser.suits_gray = suits_gray(config)
         denoiser.keep_detail = keep_detail_of(config, str(name))
         denoiser.declip = declips(config, str(name))

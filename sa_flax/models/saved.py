@@ -139,6 +139,11 @@ def from_pretrained(
     return model, config
 
 
+def config_of(name: str | os.PathLike[str], *, revision: str | None = None) -> dict[str, Any]:
+    """A saved network's config, without the network. Takes and raises as `from_pretrained`."""
+    return _read_config(_find(os.fspath(name), revision) / CONFIG)
+
+
 def card_of(name: str | os.PathLike[str], *, revision: str | None = None) -> str:
     """The text of a saved network's card, "" where it has none. Takes and raises as above."""
     card = _find(os.fspath(name), revision) / CARD

@@ -4,9 +4,12 @@ import json
 
 import numpy as np
 import pytest
+from flax import nnx
 from PIL import Image
 
+import sa_flax as package
 from sa_flax import xla_flags
+from sa_flax.cli import networks
 from sa_flax.inference.denoiser import Denoiser
 from sa_flax.pictures import read_picture
 from tests.cli.conftest import snapshot
@@ -45,6 +48,16 @@ def test_bfloat16_is_taken_where_it_is_fast(
     denoiser = Denoiser.from_pretrained("photo", dtype=taken)
     pixels = read_picture(folder / "a.png").pixels
     np.testing.assert_array_equal(read_picture(tmp_path / "o.png").pixels, denoiser(pixels))
+
+
+def test_a_dncnn_keeps_float32(tmp_path, monkeypatch):
+    monkeypatch.setattr(xla_flags, "is_bfloat16_fast", lambda: True)
+    options = {"channels": 1, "depth": 3, "width": 4}
+    network = package.create_model("dncnn", rngs=nnx.Rngs(0), **options)
+    config = {"model": "dncnn", "options": options}
+    package.save_pretrained(network, tmp_path / "net", config=config)
+    assert networks.Chosen(str(tmp_path / "net")).dtype is None
+    assert networks.Chosen(str(tmp_path / "net"), dtype="bfloat16").dtype == "bfloat16"
 
 
 def test_a_broken_file_is_named_and_the_others_done(sa_flax, folder, tmp_path):
