@@ -176,14 +176,14 @@ def networks(
 ) -> tuple[dict[str, Method], dict[str, Method]]:
     """Saved networks as methods: those for colour pictures, and those for gray ones.
 
-    With `alone` nothing is put back into their results, and nothing mended.
+    With `alone` nothing is put back into their results, nothing mended, and nothing handed over.
     """
     from sa_flax.inference.denoiser import Denoiser
 
     loaded = {Path(name).name: Denoiser.from_pretrained(name) for name in names}
     if alone:
         for network in loaded.values():
-            network.keep_detail, network.declip = 0.0, False
+            network.keep_detail, network.declip, network.specialists = 0.0, False, {}
         loaded = {f"{name} alone": network for name, network in loaded.items()}
     return (
         {name: network.method for name, network in loaded.items() if network.channels == 3},
@@ -284,7 +284,9 @@ def main() -> None:
     parser.add_argument("--most", type=int, default=10**6, help="pictures of each set")
     parser.add_argument("--no-peers", action="store_true", help="networks only")
     parser.add_argument(
-        "--alone", action="store_true", help="nothing is put back into results, nothing mended"
+        "--alone",
+        action="store_true",
+        help="nothing is put back into results, nothing mended, nothing handed over",
     )
     parser.add_argument("--json", type=Path, default=RESULTS, help="where results are added")
     parser.add_argument("--plot", action="store_true", help="only draw what the JSON holds")

@@ -62,6 +62,9 @@ def main() -> int:
     parser.add_argument(
         "--declip", action="store_true", help="black and white are mended in its results"
     )
+    parser.add_argument(
+        "--specialists", action="store_true", help="it hands white noise to color and gray"
+    )
     parser.add_argument("--limits", required=True, help="sentences: what it can't do, its harms")
     arguments = parser.parse_args()
     tune_cpu()
@@ -86,6 +89,7 @@ def main() -> int:
         "options": config["options"],
         **({"keep_detail": arguments.keep_detail} if arguments.keep_detail else {}),
         **({"declip": True} if arguments.declip else {}),
+        **({"specialists": {"3": "color", "1": "gray"}} if arguments.specialists else {}),
         "training": {
             "steps": training["step"],
             "cpu_minutes": arguments.cpu_minutes,
@@ -108,6 +112,12 @@ def main() -> int:
         put_back += (
             "- **Clipping**: black and white, which are off where noise was clipped, are mended in "
             "its\n  results, in the figures too (`declip` in config.json).\n"
+        )
+    if arguments.specialists:
+        put_back += (
+            "- **White noise**: pictures whose noise turns out to be white go to `color` and "
+            "`gray`, in the figures\n  too (`specialists` in config.json; `--no-specialists` "
+            "keeps them).\n"
         )
     text = f"""# {arguments.name}
 

@@ -90,6 +90,12 @@ def parser() -> Parser:
         "network was saved with: photo does, others do not)",
     )
     options.add_argument(
+        "--no-specialists",
+        action="store_true",
+        help="keep pictures with white noise, which photo hands to color or gray: they know it "
+        "better",
+    )
+    options.add_argument(
         "--self-ensemble",
         action="store_true",
         help="mean over eight flips and rotations: a little better, eight times the work",
@@ -173,6 +179,7 @@ def run(options: argparse.Namespace, stop: Stop) -> int:
         window=options.window,
         devices=options.devices,
         memory=options.memory,
+        specialists=not options.no_specialists,
     )
     if not options.quiet and options.output != jobs.STREAM:
         print(f"network: {chosen.name}{f', in {chosen.dtype}' if chosen.dtype else ''}", flush=True)
@@ -195,6 +202,7 @@ def run(options: argparse.Namespace, stop: Stop) -> int:
         at_end=None
         if options.report is None
         else lambda done: _write_report(options.report, done, chosen.name, stop),
+        instead=lambda: chosen.instead,
         json_file=options.json,
         about={
             "sa_flax": __version__,
@@ -264,7 +272,7 @@ def function_of(
         unit = sigma / 255 if sigma is not None and denoiser.takes_noise_level else None
 
         def denoise(picture: "np.ndarray") -> "np.ndarray":
-            return denoiser(picture, unit, report=report, **finish)
+            return denoiser(picture, unit, report=report, handed_to=chosen.note, **finish)
 
         if estimate is not None:
             print(_noise_of(pixels), file=estimate, flush=True)

@@ -31,10 +31,12 @@ class Chosen:
       name: of the network, None for the one for photographs.
       dtype: "auto", "float32" or "bfloat16".
       window, devices, memory: as for `Denoiser`.
+      specialists: whether it may hand pictures to those that it names.
 
     Attributes:
       asked: the network of that name.
       name: the name.
+      instead: the name of the network that the last picture went through, where it was another.
       dtype: what it computes in; None for what it was saved with.
 
     Raises:
@@ -49,6 +51,7 @@ class Chosen:
         window: int | None = None,
         devices: int = 1,
         memory: str | None = None,
+        specialists: bool = True,
     ):
         self.name = default() if name is None else name
         side = None if window is None else (window, window)
@@ -60,7 +63,14 @@ class Chosen:
         }
         self.asked = load(self.name, **self._options)
         self.dtype: str | None = getattr(self.asked, "dtype", None)
+        if not specialists:
+            self.asked.specialists = {}
+        self.instead: str | None = None
         self._for_gray: Denoiser | None = None
+
+    def note(self, specialist: str) -> None:
+        """The last picture was handed to this one."""
+        self.instead = specialist
 
     def of(self, pixels: "np.ndarray") -> "Denoiser":
         """The network for a picture.
@@ -70,6 +80,7 @@ class Chosen:
         """
         from sa_flax.pictures import is_gray
 
+        self.instead = None
         if getattr(self.asked, "suits_gray", True) or not is_gray(pixels):
             return self.asked
         if self._for_gray is None:
@@ -80,6 +91,8 @@ class Chosen:
                 file=sys.stderr,
             )
             self._for_gray = load(name, **self._options)
+            self._gray = name
+        self.instead = self._gray
         return self._for_gray
 
     def method(self, noisy: "np.ndarray", sigma: float | None) -> "np.ndarray":

@@ -37,6 +37,7 @@ class Record:
       status: "done", "failed", "skipped" (done before), or "not reached" (stopped before).
       width, height: in pixels, where it was read.
       seconds: for reading, working and writing.
+      network: which one denoised it, where it was not the one that was asked for.
       reason: why it failed.
     """
 
@@ -46,6 +47,7 @@ class Record:
     width: int | None = None
     height: int | None = None
     seconds: float | None = None
+    network: str | None = None
     reason: str | None = None
 
 
@@ -83,6 +85,7 @@ def process(
     stop: Stop,
     words: Words,
     after: Sequence[After] = (),
+    instead: Callable[[], str | None] = lambda: None,
     at_end: Callable[[Sequence[tuple[str, str]]], None] | None = None,
     json_file: Path | None = None,
     about: dict[str, Any] | None = None,
@@ -98,6 +101,7 @@ def process(
       stop: says when to end early.
       words: how much is said.
       after: called with source, target, picture and result of each that is done.
+      instead: which network the last picture went through, where it was another than usual.
       at_end: called with (source, target) of every picture whose result is there, also where the
         work is stopped.
       json_file: gets a report of every picture, also where the work is stopped.
@@ -116,7 +120,7 @@ def process(
     try:
         for job in plan.jobs:
             with stop.after("this picture"):
-                record = _one(job, function, after, progress, words.verbose, kind or Kind())
+                record = _one(job, function, after, instead, progress, words, kind or Kind())
             records.append(record)
             if record.status == "no room":  # nor will there be for the others
                 records[-1] = dataclasses.replace(record, status="failed")
@@ -141,8 +145,9 @@ def _one(
     job: Job,
     function: Function,
     after: Sequence[After],
+    instead: Callable[[], str | None],
     progress: Progress,
-    verbose: bool,
+    words: Words,
     kind: Kind,
 ) -> Record:
     started = time.monotonic()
@@ -166,14 +171,16 @@ def _one(
         raise
     except Exception as error:  # of a reader, the network or a writer: the rest goes on
         reason = _reason(error, job.source, target, width, height)
-        if verbose and not isinstance(error, InputError):
+        if words.verbose and not isinstance(error, InputError):
             traceback.print_exc()
         progress.failed(reason)
         status = "no room" if no_room(error) else "failed"
         return Record(str(job.source), str(target), status, width, height, reason=reason)
     seconds = time.monotonic() - started
-    progress.done(f"{job.source} -> {target}", f"{width} x {height}, {seconds:.1f} s")
-    return Record(str(job.source), str(target), "done", width, height, round(seconds, 3))
+    network = instead()
+    how = f"{width} x {height}, {seconds:.1f} s{f', by {network}' if network else ''}"
+    progress.done(f"{job.source} -> {target}", how)
+    return Record(str(job.source), str(target), "done", width, height, round(seconds, 3), network)
 
 
 def _reason(

@@ -1,6 +1,8 @@
 """A trained network, ready to use on pictures of any kind."""
 
 import copy
+import dataclasses
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -8,15 +10,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import Array, Float
 
 from sa_flax.errors import InputError
 from sa_flax.functional.statistics import Window
+from sa_flax.inference import specialists
 from sa_flax.inference.arrays import as_batch, check_values, from_unit, to_unit
 from sa_flax.inference.finish import REACH, Finish
+from sa_flax.inference.rows import mesh_of
 from sa_flax.inference.whole_or_tiles import Engine, Pair, Report, ignore
-from sa_flax.models.saved import declips, from_pretrained, keep_detail_of, suits_gray
+from sa_flax.models.saved import from_pretrained
+from sa_flax.models.saved_use import declips, keep_detail_of, specialists_of, suits_gray
 from sa_flax.pictures import split_alpha
 
 
@@ -51,8 +56,12 @@ class Denoiser:
     of the texture back that it took for noise, in every result of `denoiser(noisy)`; the attribute
     `keep_detail` says how much, and 0 leaves what the network makes. One whose config has "declip"
     (again `photo`) has black and white mended where clipping moved their means (see
-    `sa_flax.inference.clipping`); the attribute `declip` says whether. The attribute `dtype` is
-    what `from_pretrained` was told to compute in, None for what the network was saved with.
+    `sa_flax.inference.clipping`); the attribute `declip` says whether. And one whose config has
+    "specialists" (`photo`: `color` and `gray`) hands pictures whose noise turns out to be white to
+    those, which know it better (see `sa_flax.inference.specialists`); the attribute `specialists`
+    has their names by the number of channels, and with {} it keeps all pictures to itself. The
+    attribute `dtype` is what `from_pretrained` was told to compute in, None for what the network
+    was saved with.
 
     For `jax.jit`, `jax.vmap` and gradients, and without clipping, see `apply`.
 
@@ -99,11 +108,14 @@ class Denoiser:
         self.takes_noise_level: bool = getattr(model, "noise_level", False)
         self.suits_gray = channels == 1
         self.keep_detail, self.declip = 0.0, False
+        self.specialists: dict[int, str] = {}
+        self._loaded: dict[str, Denoiser] = {}
+        self._options: dict[str, Any] = {"window": window, "devices": devices, "memory": memory}
         self.dtype: str | None = None
         self._graphdef, state = nnx.split(model)
         self._rows: NamedSharding | None = None
         if devices != 1:
-            self._rows = NamedSharding(_mesh(devices), PartitionSpec(None, "height"))
+            self._rows = NamedSharding(mesh_of(devices), PartitionSpec(None, "height"))
             self._row_multiple = devices * getattr(model, "stride", 1)
         self._engine = Engine(model, self._network, memory=memory)
         self._state = self._everywhere(state)
@@ -136,11 +148,16 @@ class Denoiser:
         denoiser.suits_gray = suits_gray(config)
         denoiser.keep_detail = keep_detail_of(config, str(name))
         denoiser.declip = declips(config, str(name))
+        denoiser.specialists = specialists_of(config, str(name))
         return denoiser
 
     def with_variables(self, *states: nnx.State[Any, Any]) -> "Denoiser":
-        """The same network with other parameters; what is compiled is shared."""
+        """The same network with other parameters; what is compiled is shared.
+
+        It hands nothing over: what comes out is of these parameters.
+        """
         other = copy.copy(self)
+        other.specialists = {}
         other._state = self._everywhere(nnx.merge_state(*states))
         return other
 
@@ -188,6 +205,7 @@ class Denoiser:
         declip: bool | None = None,
         self_ensemble: bool = False,
         report: Report = ignore,
+        handed_to: Callable[[str], None] | None = None,
     ) -> Any:
         """Denoises a picture or a batch of pictures.
 
@@ -205,7 +223,8 @@ class Denoiser:
           self_ensemble: mean over the eight flips and rotations of the picture, at eight times the
             cost.
           report: called with (tiles done, tiles in all) after each tile. What it raises ends the
-            work, as a signal between tiles does.
+            work, as a signal between tiles does. A specialist counts anew.
+          handed_to: called with the name of the specialist that takes a picture over.
 
         Raises:
           TypeError: for a dtype other than uint8, uint16 and floats, and where JAX traces it.
@@ -239,10 +258,16 @@ class Denoiser:
                 report(turn * total + done, len(work) * total)
 
             noisy_part, clean_part = colour[index][..., group], clean[index][..., group]
-            self._one(
-                noisy_part, clean_part, sigma,
-                finish=finish, self_ensemble=self_ensemble, report=of_all,
-            )  # fmt: skip
+            one: dict[str, Any] = {"self_ensemble": self_ensemble, "report": of_all}
+            if self._one(noisy_part, clean_part, sigma, finish=finish, **one):
+                continue
+            specialist = self._specialist(noisy_part.shape[-1])
+            assert specialist is not None
+            detail = specialist.keep_detail if keep_detail is None else keep_detail
+            theirs = dataclasses.replace(finish, keep_detail=detail)
+            specialist._one(noisy_part, clean_part, None, finish=theirs, **one)
+            if handed_to is not None:
+                handed_to(self.specialists[noisy_part.shape[-1]])
         clean = clean.reshape(pictures.shape)
         return jnp.asarray(clean) if isinstance(noisy, jax.Array) else clean
 
@@ -299,9 +324,13 @@ class Denoiser:
         finish: Finish,
         self_ensemble: bool,
         report: Report,
-    ) -> None:
-        """(H, W, C) of any kind through the network, into `clean`. C is 1 or the network's."""
+    ) -> bool:
+        """(H, W, C) of any kind through the network, into `clean`. C is 1 or the network's.
+
+        False where it is for the specialist instead; nothing is written then.
+        """
         channels = noisy.shape[-1]
+        specialist, ours = self._specialist(channels), True
 
         def convert(part: np.ndarray) -> np.ndarray:
             unit = to_unit(part)
@@ -312,9 +341,13 @@ class Denoiser:
                 return x[..., :1], y.mean(axis=-1, keepdims=True)
             return x, y
 
-        def look(pairs: list[Pair]) -> None:
-            nonlocal finish
-            finish = finish.after(as_picture(x, y) for x, y in pairs)
+        def look(pairs: list[Pair]) -> bool:
+            nonlocal finish, ours
+            seen = [as_picture(x, y) for x, y in pairs]
+            ours = specialist is None or not specialist._knows_better(seen)
+            if ours:
+                finish = finish.after(seen)
+            return ours
 
         def back(x: np.ndarray, y: np.ndarray) -> np.ndarray:
             return finish(*as_picture(x, y))
@@ -326,15 +359,35 @@ class Denoiser:
         if self._rows is not None:
             x = convert(noisy)
             y = self._on_devices(x, sigma)
-            look([(x, y)])
-            write(0, back(x, y))
             report(1, 1)
-            return
+            if look([(x, y)]):
+                write(0, back(x, y))
+            return ours
+        looks = finish.looks_around or specialist is not None
         self._engine.run(
             self._state, noisy, sigma, convert=convert, back=back, write=write,
-            look=look if finish.looks_around else None, reach=REACH if finish.looks_around else 0,
+            look=look if looks else None, reach=REACH if finish.looks_around else 0,
             self_ensemble=self_ensemble, report=report,
         )  # fmt: skip
+        return ours
+
+    def _specialist(self, channels: int) -> "Denoiser | None":
+        """The network for white noise on pictures of so many channels."""
+        name = self.specialists.get(channels)
+        if name is None:
+            return None
+        if name not in self._loaded:
+            self._loaded[name] = Denoiser.from_pretrained(name, dtype=self.dtype, **self._options)
+        return self._loaded[name]
+
+    def _knows_better(self, pairs: list[Pair]) -> bool:
+        """Whether this network knows the noise that another removed: each (noisy, clean)."""
+        if not specialists.looks_white(pairs):
+            return False
+        parts = specialists.parts_of(pairs)
+        return bool(parts) and specialists.leaves_no_noise(
+            parts, lambda part: self._engine.at_once(self._state, part, None)
+        )
 
     def _on_devices(self, x: np.ndarray, sigma: float | None) -> np.ndarray:
         """(H, W, channels) through the network, by rows on several devices."""
@@ -344,15 +397,3 @@ class Denoiser:
         return np.asarray(self._forward(self._state, jax.device_put(x, self._rows), sigma))[
             0, :height
         ]
-
-
-def _mesh(devices: int) -> Mesh:
-    available = jax.local_devices()
-    if not 1 <= devices <= len(available):
-        raise InputError(
-            f"can't split pictures over {devices} devices: this process has {len(available)} "
-            f"({available[0].device_kind})."
-        )
-    return jax.make_mesh(
-        (devices,), ("height",), axis_types=(AxisType.Auto,), devices=available[:devices]
-    )

@@ -94,7 +94,7 @@ class Engine:
         convert: Callable[[np.ndarray], np.ndarray],
         back: Callable[[np.ndarray, np.ndarray], np.ndarray],
         write: Callable[[int, np.ndarray], None],
-        look: Callable[[list[Pair]], None] | None,
+        look: Callable[[list[Pair]], bool] | None,
         reach: int,
         self_ensemble: bool,
         report: Report,
@@ -111,7 +111,7 @@ class Engine:
             picture's are to be left out.
           look: is called before `back` with the network's input and output of the whole picture,
             where that has at most a megapixel, else of sixteen parts spread over it: the same for
-            all tiles.
+            all tiles. False ends the work there, before anything is written.
           reach: how many pixels around one `back` looks at.
           self_ensemble: mean over flips and rotations.
           report: called after each tile.
@@ -123,14 +123,13 @@ class Engine:
         if self.kind == "unknown" or (self.kind in ("windowed", "everywhere") and whole_fits):
             x = convert(noisy)
 
-            def at_once(part: np.ndarray) -> np.ndarray:
-                return np.asarray(self._whole(state, part[None], sigma))[0]
+            def whole(part: np.ndarray) -> np.ndarray:
+                return self.at_once(state, part, sigma)
 
-            y = _over_flips(at_once, x) if self_ensemble else at_once(x)
-            if look is not None:
-                look([(x, y)])
-            write(0, back(x, y))
+            y = _over_flips(whole, x) if self_ensemble else whole(x)
             report(1, 1)
+            if look is None or look([(x, y)]):
+                write(0, back(x, y))
             return
         held = look is not None and height * width <= _HELD
         plan = self._planner(0 if held else reach).plan(
@@ -142,7 +141,8 @@ class Engine:
         if look is not None and not held:
             parts = self._parts(picture, (_PARTS * _LOOKED_AT,) * 2, convert)
             # One by one: sixteen at once would take as much memory as a large tile.
-            look([(part, np.asarray(self._whole(state, part[None], sigma))[0]) for part in parts])
+            if not look([(part, self.at_once(state, part, sigma)) for part in parts]):
+                return
 
         def on_canvas_of(tile: tuple[int, int]) -> Callable[[np.ndarray], np.ndarray]:
             def network(part: np.ndarray) -> np.ndarray:
@@ -180,8 +180,12 @@ class Engine:
             y[first : first + len(rows)] = rows
 
         denoise_in_tiles(plan, read, raw, hold, done)
-        look([(x, y)])
-        write(0, back(x, y))
+        if look([(x, y)]):
+            write(0, back(x, y))
+
+    def at_once(self, state: Any, x: np.ndarray, sigma: float | None) -> np.ndarray:
+        """(H, W, channels) through the network, not in tiles."""
+        return np.asarray(self._whole(state, x[None], sigma))[0]
 
     def _planner(self, reach: int) -> Planner:
         # Tiles that see nothing but themselves are faded into each other.

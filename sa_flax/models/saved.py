@@ -155,45 +155,6 @@ def card_of(name: str | os.PathLike[str], *, revision: str | None = None) -> str
         raise InputError(f"{card}: can't be read ({error}).") from error
 
 
-def suits_gray(config: Mapping[str, Any]) -> bool:
-    """Whether a saved network denoises gray pictures, by its config.
-
-    Gray networks do. A colour network does where it has seen gray pictures in training: noise that
-    all channels share looks to others like the picture itself.
-    """
-    if config.get("options", {}).get("channels") == 1:
-        return True
-    training = config.get("training", {})
-    data = training.get("config", {}).get("data", {})
-    return bool(training.get("gray_share", data.get("gray_share", 0)))
-
-
-def keep_detail_of(config: Mapping[str, Any], origin: str) -> float:
-    """How much texture is put back into a saved network's results, by its config; 0 if not noted.
-
-    Raises:
-      InputError: for what is no number from 0 to 1.
-    """
-    amount = config.get("keep_detail", 0.0)
-    if isinstance(amount, bool) or not isinstance(amount, int | float) or not 0 <= amount <= 1:
-        raise InputError(
-            f'{origin}: "keep_detail" in {CONFIG} must be a number from 0 to 1; got {amount!r}.'
-        )
-    return float(amount)
-
-
-def declips(config: Mapping[str, Any], origin: str) -> bool:
-    """Whether black and white are mended in a saved network's results; False if not noted.
-
-    Raises:
-      InputError: for what is neither true nor false.
-    """
-    answer = config.get("declip", False)
-    if not isinstance(answer, bool):
-        raise InputError(f'{origin}: "declip" in {CONFIG} must be true or false; got {answer!r}.')
-    return answer
-
-
 def fill(model: nnx.Module, arrays: Mapping[str, np.ndarray], origin: str) -> None:
     """Gives a network's parameters and statistics the values of `arrays`, in place.
 

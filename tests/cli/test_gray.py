@@ -8,7 +8,8 @@ from PIL import Image
 
 from sa_flax.inference.denoiser import Denoiser
 from sa_flax.models import saved
-from sa_flax.models.saved import model_leaves, save_pretrained, suits_gray
+from sa_flax.models.saved import model_leaves, save_pretrained
+from sa_flax.models.saved_use import suits_gray
 from sa_flax.pictures import read_picture
 from tests.torch_reference.weights import drawn_model
 
