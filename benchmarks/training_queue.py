@@ -69,8 +69,8 @@ RUNS: dict[str, tuple[str | None, list[str]]] = {
     "photo": ("photo", [*_PHOTO, *_RATE, "--steps", "28000", "--seed", "16"]),
     "color": ("color", [*_DEEPER, *_RATE, "--steps", "16000", "--seed", "11"]),
     "gray": (
-        "color",
-        [*_DEEPER, "--model.channels", "1", *_RATE, "--steps", "8000", "--seed", "13"],
+        "gray",
+        [*_DEEPER, "--model.channels", "1", *_RATE, "--steps", "10000", "--seed", "13"],
     ),
 }
 

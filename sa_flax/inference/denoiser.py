@@ -10,7 +10,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import Array, Float
 
 from sa_flax.errors import InputError
@@ -18,11 +17,11 @@ from sa_flax.functional.statistics import Window
 from sa_flax.inference import specialists
 from sa_flax.inference.arrays import as_batch, check_values, from_unit, to_unit
 from sa_flax.inference.finish import REACH, Finish
-from sa_flax.inference.rows import mesh_of
+from sa_flax.inference.rows import Rows
 from sa_flax.inference.whole_or_tiles import Engine, Pair, Report, ignore
 from sa_flax.models.saved import from_pretrained
 from sa_flax.models.saved_use import declips, keep_detail_of, specialists_of, suits_gray
-from sa_flax.pictures import split_alpha
+from sa_flax.pictures import is_gray, split_alpha
 
 
 class Denoiser:
@@ -33,7 +32,7 @@ class Denoiser:
     Floats of every width are computed in float32. A last axis of 2 or 4 is gray or colour with
     alpha; alpha passes through as it is. A gray network denoises the channels of a colour picture
     one by one; a colour network denoises a gray picture as three equal channels, and their mean is
-    returned.
+    returned. To a network that has learned gray pictures, three equal channels are such a picture.
 
     Any size goes through tiles of a few sizes, so that memory is bounded and little is compiled.
     What comes out is what the network makes of the whole picture:
@@ -113,13 +112,13 @@ class Denoiser:
         self._options: dict[str, Any] = {"window": window, "devices": devices, "memory": memory}
         self.dtype: str | None = None
         self._graphdef, state = nnx.split(model)
-        self._rows: NamedSharding | None = None
+        self._rows: Rows | None = None
         if devices != 1:
-            self._rows = NamedSharding(mesh_of(devices), PartitionSpec(None, "height"))
-            self._row_multiple = devices * getattr(model, "stride", 1)
+            self._rows = Rows(devices, getattr(model, "stride", 1))
         self._engine = Engine(model, self._network, memory=memory)
         self._state = self._everywhere(state)
-        self._forward = jax.jit(self._network, out_shardings=self._rows)
+        sharding = None if self._rows is None else self._rows.sharding
+        self._forward = jax.jit(self._network, out_shardings=sharding)
 
     @classmethod
     def from_pretrained(
@@ -250,8 +249,10 @@ class Denoiser:
         check_values(colour)
         clean = np.empty_like(batch)
         clean[..., colour.shape[-1] :] = alpha
-        groups = self._groups(colour.shape[-1])
-        work = [(index, group) for index in range(len(batch)) for group in groups]
+        groups, gray = self._groups(colour.shape[-1]), [slice(0, 1)]
+        three = self.suits_gray and colour.shape[-1] == 3
+        grays = [index for index, x in enumerate(colour) if three and is_gray(x)]
+        work = [(i, group) for i in range(len(batch)) for group in (gray if i in grays else groups)]
         for turn, (index, group) in enumerate(work):
 
             def of_all(done: int, total: int, turn: int = turn) -> None:
@@ -268,6 +269,8 @@ class Denoiser:
             specialist._one(noisy_part, clean_part, None, finish=theirs, **one)
             if handed_to is not None:
                 handed_to(self.specialists[noisy_part.shape[-1]])
+        for index in grays:
+            clean[index][..., 1 : colour.shape[-1]] = clean[index][..., :1]
         clean = clean.reshape(pictures.shape)
         return jnp.asarray(clean) if isinstance(noisy, jax.Array) else clean
 
@@ -277,10 +280,11 @@ class Denoiser:
         `denoiser.compile(4000, 6000).memory_analysis()` says it in bytes, for each device. Pictures
         go through tiles instead, unless they are split over devices.
         """
+        sharding = None if self._rows is None else self._rows.sharding
         if self._rows is not None:
-            height += -height % self._row_multiple
+            height += -height % self._rows.multiple
         shape = (1, height, width, self.channels)
-        picture = jax.ShapeDtypeStruct(shape, jnp.float32, sharding=self._rows)
+        picture = jax.ShapeDtypeStruct(shape, jnp.float32, sharding=sharding)
         sigma = 0.0 if self.takes_noise_level else None
         return self._forward.lower(self._state, picture, sigma).compile()
 
@@ -301,9 +305,7 @@ class Denoiser:
             )
 
     def _everywhere(self, state: nnx.State[Any, Any]) -> nnx.State[Any, Any]:
-        if self._rows is None:
-            return state
-        return jax.device_put(state, NamedSharding(self._rows.mesh, PartitionSpec()))
+        return state if self._rows is None else self._rows.everywhere(state)
 
     def _groups(self, channels: int) -> list[slice]:
         """The channels of a picture that go through the network together."""
@@ -358,7 +360,7 @@ class Denoiser:
 
         if self._rows is not None:
             x = convert(noisy)
-            y = self._on_devices(x, sigma)
+            y = self._rows.run(lambda x: self._forward(self._state, x, sigma), x)
             report(1, 1)
             if look([(x, y)]):
                 write(0, back(x, y))
@@ -388,12 +390,3 @@ class Denoiser:
         return bool(parts) and specialists.leaves_no_noise(
             parts, lambda part: self._engine.at_once(self._state, part, None)
         )
-
-    def _on_devices(self, x: np.ndarray, sigma: float | None) -> np.ndarray:
-        """(H, W, channels) through the network, by rows on several devices."""
-        height = x.shape[0]
-        missing = -height % self._row_multiple
-        x = np.pad(x, ((0, missing), (0, 0), (0, 0)), mode="symmetric")[None]
-        return np.asarray(self._forward(self._state, jax.device_put(x, self._rows), sigma))[
-            0, :height
-        ]

@@ -107,6 +107,23 @@ def test_photo_hands_white_noise_over(photo, clean, name, held, monkeypatch):
     assert np.abs(result - specialist(noisy)).max() < 0.02
 
 
+def test_over_several_devices(photo):
+    noisy, taken = SPICES + noise(25, SPICES.shape), []
+    split = sa_flax.Denoiser.from_pretrained("photo", devices=2)
+    result = split(noisy, handed_to=taken.append)
+    assert taken == ["color"]
+    np.testing.assert_allclose(result, photo(noisy), atol=4e-6)
+
+
+def test_three_equal_channels_are_a_gray_picture(photo):
+    gray, taken = GRAY + noise(25, GRAY.shape), []
+    batch = np.stack([np.repeat(gray, 3, axis=-1), SPICES + noise(25, SPICES.shape)])
+    result = photo(batch, handed_to=taken.append)
+    assert taken == ["gray", "color"]
+    np.testing.assert_array_equal(result[0], np.repeat(photo(gray), 3, axis=-1))
+    np.testing.assert_array_equal(result[1], photo(batch[1]))
+
+
 def test_strength_and_detail_hold_for_the_specialist(photo):
     noisy = SPICES + noise(25, SPICES.shape)
     options = {"strength": 0.5, "keep_detail": 0.7, "declip": False}
