@@ -30,7 +30,8 @@ def half_textured() -> Image.Image:
 def test_what_a_run_starts_from_is_there(name):
     start, options = RUNS[name]
     network, _ = sa_flax.from_pretrained(start or "photo")
-    assert network.channels == 3, "a gray one starts from a colour one"
+    channels = int(options[options.index("--model.channels") + 1]) if name == "gray" else 3
+    assert network.channels in (3, channels), "a gray one starts from a colour one, or a gray one"
     assert "--steps" in options
 
 
