@@ -96,12 +96,17 @@ def pairs(folder: Path) -> Iterator[Case]:
         yield Case(noisy, clean)
 
 
-def sets(data: Path | None) -> dict[str, Callable[[], Iterator[Case]]]:
-    """What is measured, by "set: noise"."""
+def held_out() -> list[Path]:
+    """The bundled photographs that no network has been trained on."""
     from sa_flax.data.builders import PHOTOGRAPHS
 
     lines = (PHOTOGRAPHS / "LICENSES.tsv").read_text().splitlines()
-    bundled = [PHOTOGRAPHS / row.split("\t")[0] for row in lines if row.split("\t")[1] == "test"]
+    return [PHOTOGRAPHS / row.split("\t")[0] for row in lines if row.split("\t")[1] == "test"]
+
+
+def sets(data: Path | None) -> dict[str, Callable[[], Iterator[Case]]]:
+    """What is measured, by "set: noise"."""
+    bundled = held_out()
     found: dict[str, tuple[list[Path], int, tuple[str, ...]]] = {}
     levels = ("sigma 15", "sigma 25", "sigma 50")
     people = ("shared 25", "blurred 25", "jpeg 25", "clipped 25", "camera", "clean")

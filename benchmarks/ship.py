@@ -8,14 +8,13 @@ agree within 0.005 dB), and takes the figures of the card from benchmarks/result
 """
 
 import argparse
-import csv
 import json
 import sys
 from pathlib import Path
 
 import numpy as np
 
-from sa_flax.data.builders import PHOTOGRAPHS
+from benchmarks.quality import held_out
 from sa_flax.xla_flags import tune_cpu
 
 ROOT = Path(__file__).parent.parent
@@ -29,9 +28,7 @@ def _loss(model, half, channels: int) -> float:
     from sa_flax.inference.evaluate import evaluate, noises_of
     from sa_flax.pictures import read_rgb8, to_channels
 
-    with (PHOTOGRAPHS / "LICENSES.tsv").open(newline="") as table:
-        rows = [row for row in csv.DictReader(table, delimiter="\t") if row["split"] == "test"]
-    pictures = [to_channels(read_rgb8(PHOTOGRAPHS / row["file"]), channels) for row in rows]
+    pictures = [to_channels(read_rgb8(file), channels) for file in held_out()]
     methods = {"whole": Denoiser(model).method, "half": Denoiser(half).method}
     scores = evaluate(methods, pictures, noises=noises_of(None, [25]), with_ssim=False)
     psnr = {row["method"]: row["psnr"] for row in scores}

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from sa_flax.data.builders import PHOTOGRAPHS
+from benchmarks.quality import held_out
 from sa_flax.noise import Camera, Correlated, Gaussian, Noise, PoissonGaussian
 from sa_flax.pictures import read_rgb8
 from sa_flax.xla_flags import tune_cpu
@@ -33,8 +33,7 @@ _MOST = 100
 
 def files(data: Path | None) -> list[Path]:
     """The pictures that noise is added to."""
-    lines = (PHOTOGRAPHS / "LICENSES.tsv").read_text().splitlines()
-    found = [PHOTOGRAPHS / row.split("\t")[0] for row in lines if row.split("\t")[1] == "test"]
+    found = held_out()
     if data is not None:
         found += sorted((data / "bsds500" / "val").glob("*.jpg"))[:_MOST]
     return found

@@ -61,12 +61,17 @@ class Chosen:
             "devices": devices,
             "memory": memory,
         }
-        self.asked = load(self.name, **self._options)
+        self._specialists = specialists
+        self.asked = self._load(self.name)
         self.dtype: str | None = getattr(self.asked, "dtype", None)
-        if not specialists:
-            self.asked.specialists = {}
         self.instead: str | None = None
         self._for_gray: Denoiser | None = None
+
+    def _load(self, name: str) -> "Denoiser":
+        denoiser = load(name, **self._options)
+        if not self._specialists:
+            denoiser.specialists = {}
+        return denoiser
 
     def note(self, specialist: str) -> None:
         """The last picture was handed to this one."""
@@ -90,7 +95,7 @@ class Chosen:
                 "noise of colour pictures only.",
                 file=sys.stderr,
             )
-            self._for_gray = load(name, **self._options)
+            self._for_gray = self._load(name)
             self._gray = name
         self.instead = self._gray
         return self._for_gray

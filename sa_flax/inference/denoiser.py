@@ -263,7 +263,6 @@ class Denoiser:
             if self._one(noisy_part, clean_part, sigma, finish=finish, **one):
                 continue
             specialist = self._specialist(noisy_part.shape[-1])
-            assert specialist is not None
             detail = specialist.keep_detail if keep_detail is None else keep_detail
             theirs = dataclasses.replace(finish, keep_detail=detail)
             specialist._one(noisy_part, clean_part, None, finish=theirs, **one)
@@ -331,8 +330,7 @@ class Denoiser:
 
         False where it is for the specialist instead; nothing is written then.
         """
-        channels = noisy.shape[-1]
-        specialist, ours = self._specialist(channels), True
+        channels, ours = noisy.shape[-1], True
 
         def convert(part: np.ndarray) -> np.ndarray:
             unit = to_unit(part)
@@ -346,7 +344,7 @@ class Denoiser:
         def look(pairs: list[Pair]) -> bool:
             nonlocal finish, ours
             seen = [as_picture(x, y) for x, y in pairs]
-            ours = specialist is None or not specialist._knows_better(seen)
+            ours = channels not in self.specialists or not self._hands_over(seen)
             if ours:
                 finish = finish.after(seen)
             return ours
@@ -365,7 +363,7 @@ class Denoiser:
             if look([(x, y)]):
                 write(0, back(x, y))
             return ours
-        looks = finish.looks_around or specialist is not None
+        looks = finish.looks_around or channels in self.specialists
         self._engine.run(
             self._state, noisy, sigma, convert=convert, back=back, write=write,
             look=look if looks else None, reach=REACH if finish.looks_around else 0,
@@ -373,20 +371,19 @@ class Denoiser:
         )  # fmt: skip
         return ours
 
-    def _specialist(self, channels: int) -> "Denoiser | None":
-        """The network for white noise on pictures of so many channels."""
-        name = self.specialists.get(channels)
-        if name is None:
-            return None
+    def _specialist(self, channels: int) -> "Denoiser":
+        """The network for white noise on pictures of so many channels; read when first needed."""
+        name = self.specialists[channels]
         if name not in self._loaded:
             self._loaded[name] = Denoiser.from_pretrained(name, dtype=self.dtype, **self._options)
         return self._loaded[name]
 
-    def _knows_better(self, pairs: list[Pair]) -> bool:
-        """Whether this network knows the noise that another removed: each (noisy, clean)."""
-        if not specialists.looks_white(pairs):
-            return False
+    def _hands_over(self, pairs: list[Pair]) -> bool:
+        """Whether the specialist knows better what this network removed: each (noisy, clean)."""
         parts = specialists.parts_of(pairs)
-        return bool(parts) and specialists.leaves_no_noise(
-            parts, lambda part: self._engine.at_once(self._state, part, None)
+        if not parts or not specialists.looks_white(pairs):
+            return False
+        other = self._specialist(pairs[0][0].shape[-1])
+        return specialists.leaves_no_noise(
+            parts, lambda part: other._engine.at_once(other._state, part, None)
         )

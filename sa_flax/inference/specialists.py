@@ -30,7 +30,7 @@ PART, _PARTS = 128, 4
 # Blocks: their side, how many there have to be, and the share of their values that may be at a
 # limit; and groups of them by brightness.
 _BLOCK, _LEAST, _AT_LIMIT, _GROUPS = 16, 20, 0.2, 6
-# White noise that photo removed from 150 pictures had correlations of 0.02 to 0.17 between
+# White noise that photo removed from 130 pictures had correlations of 0.02 to 0.17 between
 # neighbours (it removes some texture, too) and up to 0.2 between channels; noise of cameras 0.2 and
 # more between neighbours, that of JPEGs with subsampled chroma 0.6 and more between channels.
 _NEIGHBOURS, _CHANNELS = 0.2, 0.35
@@ -39,7 +39,7 @@ _FAINT = 3 / 255
 # How much stronger noise may be at one brightness than at another.
 _UNEVEN = 3.0
 # That ratio, in the quarter of the blocks that differ least: up to 0.05 for the white noise
-# of 130 pictures, mostly below 0; 0.08 to 3 for other noise. And the share of the values that may
+# of those pictures, mostly below 0; 0.08 to 3 for other noise. And the share of the values that may
 # be at a limit: clipped noise has another mean, which can be mended up to there.
 _LEFT, _CLIPPED = 0.06, 0.2
 _LAGS = ((0, 1), (1, 0), (1, 1), (0, 2), (2, 0))

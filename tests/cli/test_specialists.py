@@ -58,3 +58,15 @@ def test_evaluate_does_the_same(sa_flax, pairs, tmp_path):
         error = np.mean((read_rgb8(tmp_path / "out" / file.name) - clean) ** 2)
         (psnr,) = (v for k, v in measured.items() if k.startswith(file.name.split("_")[0]))
         assert psnr == pytest.approx(10 * np.log10(255**2 / error), abs=0.005)
+
+
+def test_another_networks_specialists_are_forbidden_too(sa_flax, pairs, tmp_path):
+    gray = tmp_path / "gray.png"
+    Image.open(pairs / "white_real.png").convert("L").save(gray)
+    taken = []
+    for number, more in enumerate(([], ["--no-specialists"])):
+        target = tmp_path / f"{number}.png"
+        code, out, _ = sa_flax("denoise", gray, "--model", "color", "-o", target, *more)
+        assert code == 0
+        taken.append(out.splitlines()[-1].rpartition(", by ")[2])
+    assert taken == ["gray)", "photo)"]
