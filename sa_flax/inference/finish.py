@@ -4,7 +4,7 @@ Pictures are float, (H, W, C); what looks around a pixel looks `REACH` pixels fa
 """
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
@@ -18,6 +18,17 @@ REACH = max(2 + 2 * (_WIDTHS[1] // 2), clipping.REACH)
 _BLOCKS = (8, 12)
 # Groups of blocks by brightness, and how many a group has at least.
 _GROUPS, _LEAST = 8, 20
+# How many times more than a sensor's the power of noise may rise with brightness, seen from groups
+# that are no darker than this and have no more than this share of black.
+_RISES, _DARK, _BLACK = 16.0, 0.06, 0.05
+# Noise is alike in all blocks of this side, texture is not: noise has at most so many times the
+# power that was removed from the twentieth with least of them; and up to that standard deviation
+# it is not known to be noise, all the less where the twentieth has less than an eighth of the rest.
+_SIDE, _TWENTIETH, _ALIKE = 16, 0.05, 32.0
+_FAINT, _UNLIKE = 0.5 / 255, 8.0
+# Blocks with more than this share of their pixels at a limit, and those with less than this
+# standard deviation (a frame, a drawing), do not tell.
+_AT_LIMIT, _BLANK = 0.05, 0.3 / 255
 # What is removed is texture where it has more than this many times the power that is usual.
 _TOLERATED = 2.0
 # Steps of brightness at which the noise is looked up.
@@ -59,37 +70,114 @@ def _means(x: np.ndarray, side: int) -> np.ndarray:
 
 
 @dataclasses.dataclass(frozen=True)
+class _Groups:
+    """Blocks of like brightness: `light` of each block, and their indices, the darkest first."""
+
+    light: np.ndarray
+    indices: list[np.ndarray]
+
+    @classmethod
+    def of(cls, light: np.ndarray) -> "_Groups":
+        count = min(max(len(light) // _LEAST, 1), _GROUPS)
+        return cls(light, np.array_split(np.argsort(light), count))
+
+    def quantile(self, x: np.ndarray, q: float) -> np.ndarray:
+        """Of each group's blocks: (groups, ...) of (blocks, ...)."""
+        return np.stack([np.quantile(x[group], q, axis=0) for group in self.indices])
+
+    def by_level(self, x: np.ndarray) -> np.ndarray:
+        """(1024, ...) of (groups, ...): between their brightnesses on a line."""
+        at = [self.light[group].mean() for group in self.indices]
+        levels = np.linspace(0, 1, _STEPS)
+        columns = x.reshape(len(at), -1).T
+        between = np.stack([np.interp(levels, at, column) for column in columns], axis=-1)
+        return between.reshape(_STEPS, *x.shape[1:]).astype(np.float32)
+
+
+def _no_texture(usual: np.ndarray, light: np.ndarray, black: np.ndarray) -> np.ndarray:
+    """`usual`, but where light places have far more than dark ones: that is no sensor's noise.
+
+    Photons arrive at random, so that the power of their noise rises in proportion to brightness,
+    and by less where there is other noise or a tone curve. Gravel in the sun rises by more.
+
+    Args:
+      usual: (groups, C), mean square in each group of blocks, the darkest first.
+      light: how bright each is.
+      black: its share of black pixels; clipped noise has less power there.
+    """
+    usual = usual.copy()
+    clear = (light > _DARK) & (black < _BLACK)
+    for group in range(1, len(light)):
+        darker = np.flatnonzero(clear[:group])
+        most = _RISES * usual[darker].sum(-1) * light[group] / light[darker]
+        usual[group] *= np.min(most / np.maximum(usual[group].sum(), 1e-12), initial=1)
+    return usual
+
+
+def _least(pairs: Sequence[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
+    """(1024, 1): power that was removed from the twentieth of the blocks with least, by brightness.
+
+    Infinite where too few blocks tell.
+    """
+
+    def of_blocks(parts: Iterable[np.ndarray]) -> np.ndarray:
+        return np.concatenate([_means(part, _SIDE).mean(axis=-1) for part in parts])
+
+    at_limit = of_blocks(((x <= 0) | (x >= 1)).astype(np.float32) for x, _ in pairs)
+    light = [x.mean(axis=-1, keepdims=True) for x, _ in pairs]
+    spread = of_blocks(np.square(x) for x in light) - np.square(of_blocks(light))
+    tells = (at_limit < _AT_LIMIT) & (spread > _BLANK**2)
+    if tells.sum() < _LEAST:
+        return np.full((_STEPS, 1), np.inf)
+    groups = _Groups.of(of_blocks(y for _, y in pairs)[tells])
+    removed = of_blocks(np.square(x - y) for x, y in pairs)[tells]
+    return groups.by_level(groups.quantile(removed, _TWENTIETH)[:, None])
+
+
+@dataclasses.dataclass(frozen=True)
 class Removed:
     """How much a denoiser usually takes away from a picture, by brightness: the picture's noise.
 
     Of the blocks of a picture, those of like brightness are expected to have like noise, of
     whatever level, colour and grain. Most of them are smooth enough to have lost nothing else, so
-    the median over them of the power that was removed is the noise's.
+    the median over them of the power that was removed is the noise's; but where it is far above
+    what some of them have lost, or dark places, it is texture's.
 
     Attributes:
       power: for the fine and the coarse band, (1024, C): mean square at a brightness from 0 to 1.
+      doubtful: (1024, 1), the share of it that is not known to be noise: where it is faint and not
+        alike in all blocks.
     """
 
     power: tuple[np.ndarray, np.ndarray]
+    doubtful: np.ndarray
 
     @classmethod
-    def of(cls, pairs: Iterable[tuple[np.ndarray, np.ndarray]]) -> "Removed":
+    def of(cls, pairs: Sequence[tuple[np.ndarray, np.ndarray]]) -> "Removed":
         """From one or more parts of a picture, each (noisy, clean), (H, W, C)."""
         measured = [_bands(noisy, clean) for noisy, clean in pairs]
-        levels = np.linspace(0, 1, _STEPS)
+
+        def over_blocks(parts: Iterable[np.ndarray], side: int) -> np.ndarray:
+            return np.concatenate([_means(part, side) for part in parts])
+
+        def in_groups(side: int, parts: Iterable[np.ndarray]) -> tuple[_Groups, np.ndarray]:
+            light = over_blocks((b[..., None] for _, b in measured), side)[:, 0]
+            return _Groups.of(light), over_blocks(parts, side)
+
         power = []
         for band, side in enumerate(_BLOCKS):
-            squares = np.concatenate(
-                [_means(np.square(bands[band]), side) for bands, _ in measured]
+            groups, squares = in_groups(side, (np.square(bands[band]) for bands, _ in measured))
+            black = over_blocks((np.mean(x <= 0, axis=-1, keepdims=True) for x, _ in pairs), side)
+            usual = _no_texture(
+                *(groups.quantile(x, 0.5) for x in (squares, groups.light, black[:, 0]))
             )
-            light = np.concatenate([_means(b[..., None], side)[:, 0] for _, b in measured])
-            count = min(max(len(squares) // _LEAST, 1), _GROUPS)
-            groups = np.array_split(np.argsort(light), count)
-            at = [light[group].mean() for group in groups]
-            usual = np.stack([np.median(squares[group], axis=0) for group in groups])
-            between = [np.interp(levels, at, channel) for channel in usual.T]
-            power.append(np.stack(between, axis=-1).astype(np.float32))
-        return cls((power[0], power[1]))
+            power.append(groups.by_level(usual))
+        least = np.maximum(_least(pairs), 1e-12)
+        total = np.maximum(sum(part.mean(axis=-1, keepdims=True) for part in power), 1e-12)
+        power = [part * np.minimum(_ALIKE * least / total, 1) for part in power]
+        total = np.minimum(total, _ALIKE * least)
+        doubtful = _FAINT**2 / total * np.minimum(total / (_UNLIKE * least), 1)
+        return cls((power[0], power[1]), np.minimum(doubtful, 1))
 
     def deviation(self, clean: np.ndarray) -> np.ndarray:
         """Standard deviation of it in a channel, at each pixel of `clean`: (H, W, 1)."""
@@ -112,7 +200,7 @@ def texture(noisy: np.ndarray, clean: np.ndarray, usual: Removed) -> np.ndarray:
 
     Wiener's, with twice the noise, since P is known from few pixels. It is taken in two bands, fine
     and coarse, of brightness and of two colours each, and P as a mean over 5 x 5 and 11 x 11
-    pixels, taken twice.
+    pixels, taken twice. Of the rest, the share that is `doubtful` is likely none either.
 
     Args:
       noisy, clean: (H, W, C) float.
@@ -127,6 +215,7 @@ def texture(noisy: np.ndarray, clean: np.ndarray, usual: Removed) -> np.ndarray:
             around = box_means(around, width)
         noise = _TOLERATED * power[level]
         kept += band * np.maximum(1 - noise / np.maximum(around, 1e-12), 0)
+    kept += usual.doubtful[level] * (bands[0] + bands[1] - kept)
     return kept @ _OPPONENT if kept.shape[-1] == 3 else kept
 
 
@@ -163,7 +252,7 @@ class Finish:
         """Whether the result of a pixel depends on pixels around it, up to `REACH` away."""
         return self.keep_detail > 0 or self.declip
 
-    def after(self, pairs: Iterable[tuple[np.ndarray, np.ndarray]]) -> "Finish":
+    def after(self, pairs: Sequence[tuple[np.ndarray, np.ndarray]]) -> "Finish":
         """Told what was removed from the picture, or from parts of it: each (noisy, clean)."""
         return dataclasses.replace(self, usual=Removed.of(pairs)) if self.looks_around else self
 

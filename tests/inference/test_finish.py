@@ -78,6 +78,58 @@ def test_noise_is_known_by_brightness_and_colour():
     assert np.square(kept).mean() < 0.02 * noise.var()
 
 
+def two_halves(dark, light, dark_noise, light_noise):
+    """(noisy, clean): either half of its brightness, with noise of its own."""
+    left = np.arange(160)[:, None] < 80
+    clean = FLAT * 0 + np.where(left, dark, light).astype(np.float32)
+    noise = 10 * NOISE * np.where(left, dark_noise, light_noise).astype(np.float32)
+    return np.maximum(clean + noise, 0), clean
+
+
+def came_back(noisy, clean):
+    """The share of what was removed from the light half that is put back, by power."""
+    kept = texture(noisy, clean, Removed.of([(noisy, clean)]))
+    return np.square(kept[:, 80:]).mean() / np.square((noisy - clean)[:, 80:]).mean()
+
+
+@pytest.mark.parametrize(
+    ("dark", "light", "dark_noise", "light_noise", "comes_back"),
+    [
+        (0.2, 0.7, 0.003, 0.08, True),  # gravel in the sun, all of it removed
+        (0.2, 0.7, 0.02, 0.08, False),  # steep for a sensor
+        (0.2, 0.7, 0.08, 0.01, False),  # a tone curve is flat in the lights
+        (0.0, 0.7, 0.0, 0.08, False),  # black has none left, it was clipped
+        (0.01, 0.7, 0.001, 0.08, False),
+    ],
+)
+def test_light_places_may_not_have_far_more_than_dark_ones(
+    dark, light, dark_noise, light_noise, comes_back
+):
+    share = came_back(*two_halves(dark, light, dark_noise, light_noise))
+    assert share > 0.6 if comes_back else share < 0.03
+
+
+@pytest.mark.parametrize(("rest", "comes_back"), [(0.006, True), (0.02, False), (0, False)])
+def test_what_is_alike_bright_may_not_have_far_more_than_a_tenth_of_it(rest, comes_back):
+    """Gravel that was removed nearly everywhere comes back; a frame says nothing about noise."""
+    deviation = np.where(np.arange(160)[:, None] < 16, rest, 0.08)
+    share = came_back(*two_halves(0.5, 0.5, deviation, deviation))
+    assert share > 0.3 if comes_back else share < 0.03
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_what_is_faint_and_uneven_comes_back(channels):
+    """Half of the blocks have lost next to nothing."""
+    faint = 0.4 / 255 * 10 * NOISE[..., :channels]
+    uneven = faint * np.where(np.arange(128) % 64 < 32, 0.05, 1)[:, None, None].astype(np.float32)
+    flat = FLAT[..., :channels]
+    even, torn = (
+        texture(flat + x, flat, Removed.of([(flat + x, flat)])) for x in (4 * faint, uneven)
+    )
+    assert np.square(even).mean() < 0.03 * np.square(4 * faint).mean()
+    assert np.square(torn).mean() > 0.8 * np.square(uneven).mean()
+
+
 def test_detail_comes_back_by_as_much_as_is_asked_for():
     noisy = picture(60, 50)
     clean = noisy / 2
