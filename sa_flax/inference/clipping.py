@@ -31,6 +31,10 @@ _MET, _SHARE = (0.35, 0.45), (0.15, 0.3)
 _KEPT = 0.584
 # Less noise than this is not worth it.
 _LEAST = 0.5 / 255
+# Standard error of u in such a window, whose 500 or so pixels count: 1.25 / sqrt(500) for u = 0.
+# What can't be told from the limit is put there: less would stay gray in the mean, since what is
+# beyond is cut off.
+_UNSURE = 0.05
 # Factor, as a logarithm, by which s may be off what the noise is elsewhere; at twice that, nothing.
 _OFF = 0.3
 
@@ -86,12 +90,12 @@ def _towards_one(noisy: np.ndarray, clean: np.ndarray, deviation: np.ndarray) ->
 
 
 def _unclipped(at: np.ndarray, lost: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Value, at most 1, and standard deviation of the noise, from f and d: see above."""
+    """The highest value that f and d (see above) leave, and the noise's standard deviation."""
     from scipy.special import ndtr, ndtri
 
     u = -ndtri(np.clip(at, 1e-3, 1 - 1e-3))
     sigma = lost / (u * ndtr(u) + np.exp(-u * u / 2) / np.sqrt(2 * np.pi))
-    return np.minimum(1 - u * sigma, 1), sigma
+    return 1 - (u - _UNSURE) * sigma, sigma
 
 
 def _ramp(x: np.ndarray, ends: tuple[float, float]) -> np.ndarray:

@@ -26,7 +26,14 @@ def of(value, *, noise=NOISE, clip=True, deviation=KEPT):
 def test_white_becomes_white_and_almost_white_stays_almost(value):
     clean, added = of(value)
     assert clean.mean() < value - 0.025
-    assert (clean + added).mean() == pytest.approx(value, abs=0.008)
+    assert np.clip(clean + added, 0, 1).mean() == pytest.approx(value, abs=0.008)
+
+
+def test_white_that_is_not_quite_flat_becomes_white_in_the_mean():
+    """What is beyond 1 is cut off, so that half of a result that is right on average is lost."""
+    clean, added = of(1.0)
+    ripple = np.random.default_rng(1).normal(0, 0.01, clean.shape)
+    assert np.clip(clean + added + ripple, 0, 1).mean() > 1 - 0.003
 
 
 def test_black_is_the_mirror_image():
@@ -44,9 +51,11 @@ def test_gray_is_left_alone(value):
     assert np.abs(of(value)[1]).max() < 1e-3
 
 
-def test_noise_that_was_not_clipped():
+@pytest.mark.parametrize("value", [1.0, 0.98, 0.95])
+def test_noise_that_was_not_clipped(value):
     """The mean is right as it is; at most the uncertainty of f is added."""
-    assert abs(of(1.0, clip=False, deviation=SIGMA)[1].mean()) < 0.02 * SIGMA
+    clean, added = of(value, clip=False, deviation=SIGMA)
+    assert np.clip(clean + added, 0, 1).mean() == pytest.approx(value, abs=0.06 * SIGMA)
 
 
 def test_a_picture_without_noise_is_left_alone():
