@@ -1,4 +1,4 @@
-"""Which learning rate and which clipping: the quick preset's network, trained alike but for those.
+"""Which learning rate, clipping and b2: the quick preset's network, trained alike but for those.
 
     nice python -m benchmarks.optimizers --output STUDY
     python -m benchmarks.optimizers --output STUDY --report
@@ -24,12 +24,13 @@ from sa_flax.files import write_whole
 
 
 def command(
-    run: Path, *, rate: float, clip: float, final: float, seed: int, more: list[str]
+    run: Path, *, rate: float, clip: float, b2: float, final: float, seed: int, more: list[str]
 ) -> list[str]:
     """The command of one training."""
     words = [sys.executable, "-m", "sa_flax.training", "quick", "--output", str(run)]
     words += ["--optimizer.learning-rate", f"{rate:g}", "--optimizer.clip-norm", f"{clip:g}"]
-    words += ["--optimizer.final-fraction", f"{final:g}", "--seed", str(seed)]
+    words += ["--optimizer.b2", f"{b2:g}", "--optimizer.final-fraction", f"{final:g}"]
+    words += ["--seed", str(seed)]
     return [*words, *more]
 
 
@@ -49,12 +50,12 @@ def measured(run: Path) -> dict[str, Any]:
 def report(results: list[dict[str, Any]]) -> str:
     """A table in Markdown: one line for each setting, the mean over noise levels, seed by seed."""
     lines = [
-        "| rate | clipped at | ends at a share of | steps | validation (dB) | test (dB) |",
-        "| --- | --- | --- | --- | --- | --- |",
+        "| rate | clipped at | b2 | ends at a share of | steps | validation (dB) | test (dB) |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
     ]
 
     def setting(row: dict[str, Any]) -> tuple[float, ...]:
-        return row["rate"], row["clip"], row["final"], row["steps"]
+        return row["rate"], row["clip"], row["b2"], row["final"], row["steps"]
 
     for key, group in itertools.groupby(sorted(results, key=setting), key=setting):
         rows = sorted(group, key=lambda row: row["seed"])
@@ -71,6 +72,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--rates", nargs="+", type=float, default=[1e-3, 2e-3, 4e-3, 8e-3])
     parser.add_argument("--clips", nargs="+", type=float, default=[0.1, 0.2, 1.0])
+    parser.add_argument("--b2s", nargs="+", type=float, default=[0.999], help="of AdamW")
     parser.add_argument("--finals", nargs="+", type=float, default=[0.01], help="last rate / rate")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     parser.add_argument("--steps", type=int, default=1500)
@@ -79,19 +81,24 @@ def main() -> int:
     arguments = parser.parse_args()
     folder = arguments.output.resolve()
     folder.mkdir(parents=True, exist_ok=True)
-    grid = itertools.product(arguments.seeds, arguments.rates, arguments.clips, arguments.finals)
-    for seed, rate, clip, final in [] if arguments.report else grid:
-        name = f"rate{rate:g}-clip{clip:g}-final{final:g}-steps{arguments.steps}-seed{seed}"
+    grid = itertools.product(
+        arguments.seeds, arguments.rates, arguments.clips, arguments.b2s, arguments.finals
+    )
+    for seed, rate, clip, b2, final in [] if arguments.report else grid:
+        varied = f"rate{rate:g}-clip{clip:g}-b2{b2:g}-final{final:g}"
+        name = f"{varied}-steps{arguments.steps}-seed{seed}"
         result, run = folder / f"{name}.json", folder / "work" / name
         if result.is_file():
             continue
         more = ["--steps", str(arguments.steps), "--evaluate-every", str(arguments.steps)]
-        code, seconds = train(command(run, rate=rate, clip=clip, final=final, seed=seed, more=more))
+        words = command(run, rate=rate, clip=clip, b2=b2, final=final, seed=seed, more=more)
+        code, seconds = train(words)
         if code != 0:
             return code
         row = {
             "rate": rate,
             "clip": clip,
+            "b2": b2,
             "final": final,
             "seed": seed,
             "steps": arguments.steps,

@@ -75,6 +75,7 @@ def make_optimizer(config: OptimizerConfig, steps: int) -> optax.GradientTransfo
         optax.clip_by_global_norm(config.clip_norm),
         optax.adamw(
             learning_rate_schedule(config, steps),
+            b2=config.b2,
             weight_decay=config.weight_decay,
             mask=lambda params: jax.tree.map(lambda p: p.ndim > 1, params),
         ),

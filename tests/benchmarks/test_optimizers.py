@@ -29,19 +29,21 @@ def test_each_training_once_and_a_table(tmp_path, monkeypatch, capsys):
         return code, 60.0
 
     monkeypatch.setattr(optimizers, "train", train)
-    words = ["--rates", "2e-3", "4e-3", "8e-3", "--clips", "0.2", "--steps", "7"]
+    words = ["--rates", "2e-3", "4e-3", "8e-3", "--clips", "0.2", "--steps", "7", "--b2s", "0.95"]
     monkeypatch.setattr(sys, "argv", ["optimizers", *words, "--output", str(tmp_path)])
     assert optimizers.main() == 143
     assert len(list(tmp_path.glob("work/rate*"))) == 1, "what was stopped is kept to go on with"
     assert optimizers.main() == 0
     rates = [parsed.config.optimizer.learning_rate for parsed in commands]
     assert rates == [0.002, 0.004, 0.008, 0.008]
-    assert {(p.config.steps, p.config.optimizer.clip_norm) for p in commands} == {(7, 0.2)}
+    assert {
+        (p.config.steps, p.config.optimizer.clip_norm, p.config.optimizer.b2) for p in commands
+    } == {(7, 0.2, 0.95)}
     assert len(list(tmp_path.glob("*.json"))) == 3
     assert not list((tmp_path / "work").iterdir())
     table = capsys.readouterr().out.splitlines()
     assert table[2:] == [
-        "| 0.002 | 0.2 | 0.01 | 7 | 16.50 | 30.00 |",
-        "| 0.004 | 0.2 | 0.01 | 7 | 17.50 | 30.00 |",
-        "| 0.008 | 0.2 | 0.01 | 7 | 19.50 | 30.00 |",
+        "| 0.002 | 0.2 | 0.95 | 0.01 | 7 | 16.50 | 30.00 |",
+        "| 0.004 | 0.2 | 0.95 | 0.01 | 7 | 17.50 | 30.00 |",
+        "| 0.008 | 0.2 | 0.95 | 0.01 | 7 | 19.50 | 30.00 |",
     ]
