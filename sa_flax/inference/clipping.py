@@ -10,7 +10,7 @@ deviation s,
     d = E[max(1 - noisy, 0)]    = s (u Phi(u) + phi(u))
 
 with the distribution Phi and density phi of the standard normal. f and d are measured around each
-pixel, which gives u, s and v. Of noise that was not clipped the same holds.
+pixel, which gives u, s and v. Where noisy values lie beyond the limit, nothing was clipped.
 """
 
 import numpy as np
@@ -20,7 +20,7 @@ from sa_flax.inference.box import box_means
 # Side of the windows that f and d are means over; taken twice.
 _WIDTH = 15
 REACH = 2 * (_WIDTH // 2)
-# A pixel at least so near to the limit, in 8 bits, is at the limit.
+# A pixel at least so near to the limit, in 8 bits, and not beyond it, is at the limit.
 _AT = 1.5 / 255
 # What is near: this many standard deviations of what was removed; half of one more and it is far.
 _NEAR = 2.0
@@ -71,7 +71,8 @@ def _towards_one(noisy: np.ndarray, clean: np.ndarray, deviation: np.ndarray) ->
 
     share = around(near)
     there = share > _SHARE[0]
-    at = around(near * (noisy >= 1 - _AT)) / np.maximum(share, 1e-6)
+    limit = (noisy >= 1 - _AT) & (noisy <= 1)
+    at = around(near * limit) / np.maximum(share, 1e-6)
     there &= at > _MET[0]
     if not there.any():
         return added
