@@ -103,8 +103,7 @@ class OptimizerConfig:
     weight_decay: Annotated[float, NOT_NEGATIVE] = 1e-4
     """AdamW's decoupled weight decay, on kernels only."""
     b2: Annotated[float, Limit(0, 1, below=True)] = 0.999
-    """AdamW's decay of the mean of squared gradients: lower forgets the first steps sooner, which a
-    short run gains by."""
+    """AdamW's decay of the mean of squared gradients: a lower one forgets the start sooner."""
     clip_norm: Annotated[float, ABOVE_ZERO] = 1.0
     """Gradients are scaled down to this global norm."""
     ema_decay: Annotated[float, Limit(0, 1, below=True)] = 0.999
