@@ -128,7 +128,7 @@ def _least(pairs: Sequence[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
     spread = of_blocks(np.square(x) for x in light) - np.square(of_blocks(light))
     tells = (at_limit < _AT_LIMIT) & (spread > _BLANK**2)
     if tells.sum() < _LEAST:
-        return np.full((_STEPS, 1), np.inf)
+        return np.full((_STEPS, 1), np.inf, np.float32)
     groups = _Groups.of(of_blocks(y for _, y in pairs)[tells])
     removed = of_blocks(np.square(x - y) for x, y in pairs)[tells]
     return groups.by_level(groups.quantile(removed, _TWENTIETH)[:, None])

@@ -157,6 +157,9 @@ def test_of_small_pictures(size, channels):
     np.testing.assert_allclose(finish(noisy, noisy), noisy, atol=1e-6)
     clean = finish.after([(noisy, noisy / 2)])(noisy, noisy / 2)
     assert clean.shape == noisy.shape
+    assert clean.dtype == np.float32
+    usual = Removed.of([(noisy, noisy / 2)])
+    assert {x.dtype for x in (*usual.power, usual.doubtful)} == {np.dtype(np.float32)}
     assert np.isfinite(clean).all()
 
 
