@@ -160,18 +160,14 @@ class Removed:
         def over_blocks(parts: Iterable[np.ndarray], side: int) -> np.ndarray:
             return np.concatenate([_means(part, side) for part in parts])
 
-        def in_groups(side: int, parts: Iterable[np.ndarray]) -> tuple[_Groups, np.ndarray]:
-            light = over_blocks((b[..., None] for _, b in measured), side)[:, 0]
-            return _Groups.of(light), over_blocks(parts, side)
-
         power = []
         for band, side in enumerate(_BLOCKS):
-            groups, squares = in_groups(side, (np.square(bands[band]) for bands, _ in measured))
+            squares = over_blocks((np.square(bands[band]) for bands, _ in measured), side)
             black = over_blocks((np.mean(x <= 0, axis=-1, keepdims=True) for x, _ in pairs), side)
-            usual = _no_texture(
-                *(groups.quantile(x, 0.5) for x in (squares, groups.light, black[:, 0]))
-            )
-            power.append(groups.by_level(usual))
+            light = over_blocks((b[..., None] for _, b in measured), side)[:, 0]
+            groups = _Groups.of(light)
+            usual, at, dark = (groups.quantile(x, 0.5) for x in (squares, light, black[:, 0]))
+            power.append(groups.by_level(_no_texture(usual, at, dark)))
         least = np.maximum(_least(pairs), 1e-12)
         total = np.maximum(sum(part.mean(axis=-1, keepdims=True) for part in power), 1e-12)
         power = [part * np.minimum(_ALIKE * least / total, 1) for part in power]
