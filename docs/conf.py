@@ -51,8 +51,9 @@ def _bring(generated: Path) -> None:
     generated.mkdir()
     for notebook in sorted((ROOT / "notebooks").glob("*.ipynb")):
         shutil.copy(notebook, generated / notebook.name)
-    study = ROOT / "benchmarks" / "results" / "where_to_attend" / "where_to_attend.png"
-    shutil.copy(study, generated / study.name)
+    results = ROOT / "benchmarks" / "results"
+    for plot in (results / "where_to_attend" / "where_to_attend.png", results / "quality.png"):
+        shutil.copy(plot, generated / plot.name)
     shutil.copy(ROOT / "CHANGELOG.md", generated / "changelog.md")
     weights = ROOT / "sa_flax" / "models" / "weights"
     for name in sa_flax.list_pretrained():
