@@ -9,7 +9,7 @@ DIR holds the sets, none of which comes with this project; a set that is not the
     DIR/cbsd68/*.png (or bsds500/val/*.jpg with bsds500/cbsd68_ids.txt)   colour, published protocol
     DIR/bsd68/*.png, DIR/set12/*.png                                      gray, published protocol
     DIR/bsds500/test/*.jpg, fifty of them    does a network leave alone what is no noise?
-    DIR/polyu100/*_real.JPG with *_mean.JPG                               real noise, clean partners
+    DIR/polyu100/*_real.JPG with *_mean.JPG      real noise, clean partners; resized besides
 
 Without --data only the six bundled test photographs are measured. Each set is measured on what it
 is for: the published white noise, and what people's pictures have. OpenCV's and BM3D's figures need
@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from sa_flax.pictures import read_rgb8
 from sa_flax.xla_flags import tune_cpu
@@ -46,7 +47,7 @@ class Case:
 
 def cases_of(files: list[Path], kind: str, channels: int) -> Iterator[Case]:
     """Each picture with its noise: "sigma 25", "shared 25", "blurred 25", "jpeg 25", "clipped 25",
-    "clean", "camera"."""
+    "clean", "camera", "resized 0.75" (a camera's, and resized by that since)."""
     import jax
 
     from sa_flax.functional.jpeg import jpeg_compress
@@ -54,11 +55,12 @@ def cases_of(files: list[Path], kind: str, channels: int) -> Iterator[Case]:
     from sa_flax.noise import Camera, Correlated, Gaussian
 
     name, _, level = kind.partition(" ")
-    sigma = float(level or 0)
+    sigma = 0.0 if name == "resized" else float(level or 0)
     noise = {
         "shared": Correlated((sigma, sigma), (0, 0), (0, 0), shared=1),
         "blurred": Correlated((sigma, sigma), (0.8, 0.8), (0.8, 0.8), shared=0),
         "camera": Camera(),
+        "resized": Camera(),
         "clipped": Gaussian(sigma, clip=True),
     }.get(name, Gaussian(sigma))
     compress = jax.jit(jpeg_compress)
@@ -75,7 +77,16 @@ def cases_of(files: list[Path], kind: str, channels: int) -> Iterator[Case]:
         noisy, told = noisy_version(clean, noise, seed=0, index=index)
         if name == "jpeg":
             noisy = np.asarray(compress(noisy[None], 90.0))[0]
+        if name == "resized":
+            noisy, clean = (_resized(x, float(level)) for x in (noisy, clean))
         yield Case(noisy, clean, told)
+
+
+def _resized(x: np.ndarray, factor: float) -> np.ndarray:
+    """(H, W, 3) in [0, 1], in 8 bits and resized, bicubic, as programs do."""
+    picture = Image.fromarray(np.uint8(np.round(255 * np.clip(x, 0, 1))))
+    size = round(factor * picture.width), round(factor * picture.height)
+    return np.asarray(picture.resize(size, Image.Resampling.BICUBIC), np.float32) / 255
 
 
 def black_and_white(kind: str) -> Iterator[Case]:
@@ -89,11 +100,13 @@ def black_and_white(kind: str) -> Iterator[Case]:
     yield Case(noisy_version(clean, noise, seed=0, index=0)[0], clean)
 
 
-def pairs(folder: Path) -> Iterator[Case]:
-    """Real noise: NAME_real.* beside NAME_mean.*."""
+def pairs(folder: Path, factor: float = 1.0) -> Iterator[Case]:
+    """Real noise: NAME_real.* beside NAME_mean.*, both resized by a factor."""
     for file in sorted(folder.glob("*_real.*")):
         partner = next(folder.glob(file.name.replace("_real.", "_mean.").split(".")[0] + ".*"))
         noisy, clean = (read_rgb8(path).astype(np.float32) / 255 for path in (file, partner))
+        if factor != 1:
+            noisy, clean = (_resized(x, factor) for x in (noisy, clean))
         yield Case(noisy, clean)
 
 
@@ -110,7 +123,7 @@ def sets(data: Path | None) -> dict[str, Callable[[], Iterator[Case]]]:
     bundled = held_out()
     found: dict[str, tuple[list[Path], int, tuple[str, ...]]] = {}
     levels = ("sigma 15", "sigma 25", "sigma 50")
-    people = ("shared 25", "blurred 25", "jpeg 25", "clipped 25", "camera", "clean")
+    people = ("shared 25", "blurred 25", "jpeg 25", "clipped 25", "resized 0.75", "camera", "clean")
     found["photographs"] = (bundled, 3, (*levels, *people))
     found["photographs-gray"] = (bundled, 1, ("sigma 25", "clean"))
     if data is not None:
@@ -131,6 +144,8 @@ def sets(data: Path | None) -> dict[str, Callable[[], Iterator[Case]]]:
         measured[f"black and white: {kind}"] = lambda k=kind: black_and_white(k)
     if data is not None and (data / "polyu100").is_dir():
         measured["polyu100: real"] = lambda: pairs(data / "polyu100")
+        for factor in (0.5, 0.75, 1.5):
+            measured[f"polyu100: resized {factor}"] = lambda f=factor: pairs(data / "polyu100", f)
     return measured
 
 

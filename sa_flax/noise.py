@@ -7,6 +7,7 @@ it in `NOISES`: training, evaluation, `sa-flax add-noise` and the texts take it 
 Levels in the fields are on the 0-255 scale of papers; pictures are (B, H, W, C) in [0, 1].
 """
 
+import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
@@ -227,8 +228,9 @@ class Photo:
     """All that people's pictures come with: a mixture, drawn anew for each picture.
 
     White, correlated or camera noise or none; clipped or not; compressed by JPEG afterwards or not,
-    and then in 8 bits. A gray picture (all channels equal) stays gray: its channels share the
-    noise.
+    and then in 8 bits. Some have gone through all this before they were resized, and are clipped
+    and compressed once more or not. A gray picture (all channels equal) stays gray: its channels
+    share the noise.
     """
 
     kind: Literal["photo"] = field(default="photo", init=False)
@@ -244,23 +246,36 @@ class Photo:
     """Share that is compressed at the end."""
     quality_range: Annotated[Span, Limit(1, 100), INCREASING] = (30.0, 100.0)
     """Lowest and highest JPEG quality."""
+    resized: Annotated[float, SHARE] = 0.2
+    """Share that has been resized since (its noise is drawn on four times the pixels)."""
+    resized_by: Annotated[Span, Limit(0.5, 4), INCREASING] = (0.5, 1.6)
+    """Smallest and largest factor; drawn evenly on a log scale."""
 
     has_level: ClassVar[bool] = False
 
     def __str__(self) -> str:
         return (
             f"a photograph's: {self.white:.0%} white, {self.correlated:.0%} correlated, "
-            f"{self.camera:.0%} camera; {self.jpeg:.0%} compressed by JPEG"
+            f"{self.camera:.0%} camera; {self.jpeg:.0%} compressed by JPEG; "
+            f"{self.resized:.0%} resized since"
         )
 
     def __call__(self, key: "jax.Array", clean: "jax.Array") -> Noisy:
         import jax
         import jax.numpy as jnp
 
-        from sa_flax.functional.jpeg import jpeg_compress
-        from sa_flax.functional.noise import uniform_levels
-
         keys = jax.random.split(key, 8)
+        gray = jnp.all(clean == clean[..., :1], axis=(1, 2, 3), keepdims=True)
+        noisy = self._taken(keys[:5], clean, gray)
+        if self.resized > 0:
+            noisy = self._resized(jax.random.fold_in(key, 8), clean, noisy, gray)
+        return self._saved(keys[5:], noisy), None
+
+    def _taken(self, keys: "jax.Array", clean: "jax.Array", gray: "jax.Array") -> "jax.Array":
+        """With noise, clipped or not. `keys`: five."""
+        import jax
+        import jax.numpy as jnp
+
         batch = (clean.shape[0], 1, 1, 1)
         noisy = clean
         drawn = jax.random.uniform(keys[0], batch)
@@ -274,15 +289,49 @@ class Photo:
             chosen = (below <= drawn) & (drawn < below + share)
             noisy = jnp.where(chosen, noise(keys[1 + index], clean)[0], noisy)
             below += share
-        gray = jnp.all(clean == clean[..., :1], axis=(1, 2, 3), keepdims=True)
         noisy = jnp.where(gray, noisy[..., :1], noisy)
         clipped = jax.random.bernoulli(keys[4], float(self.clipped), batch)
-        noisy = jnp.where(clipped, jnp.clip(noisy, 0, 1), noisy)
-        quality = uniform_levels(keys[5], batch[0], *self.quality_range)
+        return jnp.where(clipped, jnp.clip(noisy, 0, 1), noisy)
+
+    def _saved(self, keys: "jax.Array", noisy: "jax.Array") -> "jax.Array":
+        """Compressed by JPEG, or not. `keys`: three."""
+        import jax
+        import jax.numpy as jnp
+
+        from sa_flax.functional.jpeg import jpeg_compress
+        from sa_flax.functional.noise import uniform_levels
+
+        batch = (noisy.shape[0], 1, 1, 1)
+        quality = uniform_levels(keys[0], batch[0], *self.quality_range)
         half, full = (jpeg_compress(noisy, quality, subsampling=s) for s in ("4:2:0", "4:4:4"))
-        compressed = jnp.where(jax.random.bernoulli(keys[6], 0.6, batch), half, full)
-        jpeg = jax.random.bernoulli(keys[7], float(self.jpeg), batch)
-        return jnp.where(jpeg, compressed, noisy), None
+        compressed = jnp.where(jax.random.bernoulli(keys[1], 0.6, batch), half, full)
+        return jnp.where(jax.random.bernoulli(keys[2], float(self.jpeg), batch), compressed, noisy)
+
+    def _resized(
+        self, key: "jax.Array", clean: "jax.Array", noisy: "jax.Array", gray: "jax.Array"
+    ) -> "jax.Array":
+        """`noisy`, of which some have had noise, and were saved, before they were resized.
+
+        They are among the first of the batch, so that few are drawn at the larger size.
+        """
+        import jax
+        import jax.numpy as jnp
+
+        from sa_flax.functional.noise import noise_before_resizing
+
+        few = math.ceil(self.resized * clean.shape[0])
+        keys = jax.random.split(key, 10)
+
+        def saved(x: jax.Array) -> jax.Array:
+            return self._saved(keys[5:8], self._taken(keys[:5], x, gray[:few]))
+
+        low, high = (math.log(factor) for factor in self.resized_by)
+        factor = jnp.exp(jax.random.uniform(keys[8], (few,), minval=low, maxval=high))
+        resized = jnp.clip(noise_before_resizing(saved, clean[:few], factor), 0, 1)
+        resized = jnp.where(gray[:few], resized[..., :1], resized)
+        chance = self.resized * clean.shape[0] / few
+        chosen = jax.random.bernoulli(keys[9], chance, (few, 1, 1, 1))
+        return noisy.at[:few].set(jnp.where(chosen, resized, noisy[:few]))
 
 
 def _clipped(clip: bool) -> str:

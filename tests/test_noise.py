@@ -5,7 +5,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from PIL import Image
 
+from sa_flax.functional.noise import noise_before_resizing
 from sa_flax.noise import NOISES, Blind, Camera, Correlated, Gaussian, Photo, PoissonGaussian
 
 KEY = jax.random.key(0)
@@ -118,3 +120,43 @@ def test_shares_of_the_mixture():
     )
     compressed = Photo(white=0, correlated=0, camera=0, jpeg=1)(KEY, clean)[0]
     np.testing.assert_allclose(compressed * 255, jnp.round(compressed * 255), atol=1e-3)
+
+
+@pytest.mark.parametrize("factor", [0.5, 0.7, 1.0, 1.6])
+def test_noise_is_resized_as_pillow_does(factor):
+    field = np.asarray(jax.random.normal(KEY, (80, 80)))
+    gray = jnp.full((1, 40, 40, 1), 0.5)
+    noisy = noise_before_resizing(lambda x: x + field[None, ..., None], gray, factor)
+    size = round(80 * factor)
+    expected = Image.fromarray(field).resize((size, size), Image.Resampling.BICUBIC)
+    np.testing.assert_allclose((noisy - gray)[0, ..., 0], np.asarray(expected)[:40, :40], atol=1e-4)
+
+
+def test_each_picture_is_resized_by_its_own_factor_and_keeps_its_detail():
+    clean = jax.random.uniform(KEY, (2, 16, 16, 3))
+    factors = jnp.array([0.5, 1.6])
+    chex.assert_trees_all_equal(noise_before_resizing(lambda x: x, clean, factors), clean)
+
+    def add(x):
+        return x + jax.random.normal(KEY, x.shape[1:])[None]
+
+    both = noise_before_resizing(add, clean, factors)
+    for index in range(2):
+        alone = noise_before_resizing(add, clean[index : index + 1], factors[index])
+        np.testing.assert_allclose(both[index], alone[0], atol=1e-5)
+
+
+def test_some_of_the_mixture_are_resized():
+    only = {"white": 1, "correlated": 0, "camera": 0, "clipped": 0, "jpeg": 0}
+    photo = jax.jit(Photo(**only, resized=0.25, resized_by=(1.6, 1.6)))
+
+    def is_resized(noisy, clean):  # larger than they were: neighbours are alike
+        return [_statistics(n[None] - c[None])[0] > 0.3 for n, c in zip(noisy, clean, strict=True)]
+
+    # A quarter of a batch, and one of four that come alone. Gray ones stay gray.
+    clean = _gray_card(8, 32).at[0].set(0.4)
+    noisy, _ = photo(KEY, clean)
+    assert is_resized(noisy, clean) == [True, True] + 6 * [False]
+    chex.assert_trees_all_equal(noisy[0, ..., 0], noisy[0, ..., 1], noisy[0, ..., 2])
+    alone = [photo(jax.random.key(seed), clean[:1])[0] for seed in range(40)]
+    assert 3 < sum(is_resized(jnp.concatenate(alone), 40 * [clean[0]])) < 20

@@ -6,6 +6,8 @@ for each picture of a batch (B, H, W, C). Nothing is clipped unless `clip=True`:
 the published benchmarks do not.
 """
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
@@ -243,3 +245,38 @@ def _through_mosaic(noise: Float[Array, "B H W 3"]) -> Float[Array, "B H W 3"]:
     sparse = seen + side / 2 + corners / 4  # red and blue: one pixel of four
     dense = seen + side / 4  # green: every other pixel
     return jnp.stack([sparse[..., 0], dense[..., 1], sparse[..., 2]], axis=-1)
+
+
+def noise_before_resizing(
+    add_noise: Callable[[Float[Array, "B H2 W2 C"]], Float[Array, "B H2 W2 C"]],
+    clean: Float[Array, "B H W C"],
+    factor: Level,
+) -> Float[Array, "B H W C"]:
+    """`clean + R(add_noise(x) - x)`: the noise that a picture had before it was resized.
+
+    R resizes by `factor`, with bicubic interpolation that averages where it makes smaller, as
+    programs for pictures do, and x is `clean` resized by `1 / factor`. So only the noise is
+    resampled: no detail of the picture is lost.
+
+    Args:
+      add_noise: maps pictures of twice the height and width to noisy ones. Where the factor is
+        larger than a half, what is beyond the picture is black.
+      clean: pictures in [0, 1].
+      factor: at least a half; a number, or one for each picture.
+    """
+    height, width = clean.shape[1:3]
+    factors = jnp.broadcast_to(jnp.asarray(factor, clean.dtype), clean.shape[:1])
+
+    def resize(x: jax.Array, by: jax.Array, size: tuple[int, int]) -> jax.Array:
+        shape, scale = (*size, x.shape[-1]), jnp.stack([by, by])
+        shift = jnp.zeros_like(scale)
+        return jax.image.scale_and_translate(x, shape, (0, 1), scale, shift, "cubic")
+
+    def before(x: jax.Array, by: jax.Array) -> jax.Array:
+        return resize(x, 1 / by, (2 * height, 2 * width))
+
+    def after(x: jax.Array, by: jax.Array) -> jax.Array:
+        return resize(x, by, (height, width))
+
+    x = jax.vmap(before)(clean, factors)
+    return clean + jax.vmap(after)(add_noise(x) - x, factors)
