@@ -9,7 +9,7 @@ DIR holds the sets, none of which comes with this project; a set that is not the
     DIR/cbsd68/*.png (or bsds500/val/*.jpg with bsds500/cbsd68_ids.txt)   colour, published protocol
     DIR/bsd68/*.png, DIR/set12/*.png                                      gray, published protocol
     DIR/bsds500/test/*.jpg, fifty of them    does a network leave alone what is no noise?
-    DIR/polyu100/*_real.JPG with *_mean.JPG      real noise, clean partners; resized besides
+    DIR/polyu100/*_real.JPG with *_mean.JPG      real noise, clean partners; changed besides
 
 Without --data only the six bundled test photographs are measured. Each set is measured on what it
 is for: the published white noise, and what people's pictures have. OpenCV's and BM3D's figures need
@@ -100,13 +100,20 @@ def black_and_white(kind: str) -> Iterator[Case]:
     yield Case(noisy_version(clean, noise, seed=0, index=0)[0], clean)
 
 
-def pairs(folder: Path, factor: float = 1.0) -> Iterator[Case]:
-    """Real noise: NAME_real.* beside NAME_mean.*, both resized by a factor."""
+# What is done to both pictures of a pair of real noise; "cropped": JPEG's blocks begin elsewhere.
+CHANGES: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    "real": lambda x: x,
+    "cropped": lambda x: x[3:, 5:],
+    **{f"resized {factor}": lambda x, f=factor: _resized(x, f) for factor in (0.5, 0.75, 1.5)},
+}
+
+
+def pairs(folder: Path, change: str) -> Iterator[Case]:
+    """Real noise: NAME_real.* beside NAME_mean.*, changed."""
     for file in sorted(folder.glob("*_real.*")):
         partner = next(folder.glob(file.name.replace("_real.", "_mean.").split(".")[0] + ".*"))
         noisy, clean = (read_rgb8(path).astype(np.float32) / 255 for path in (file, partner))
-        if factor != 1:
-            noisy, clean = (_resized(x, factor) for x in (noisy, clean))
+        noisy, clean = (CHANGES[change](x) for x in (noisy, clean))
         yield Case(noisy, clean)
 
 
@@ -143,9 +150,8 @@ def sets(data: Path | None) -> dict[str, Callable[[], Iterator[Case]]]:
     for kind in ("clipped 15", "clipped 25", "clipped 50"):
         measured[f"black and white: {kind}"] = lambda k=kind: black_and_white(k)
     if data is not None and (data / "polyu100").is_dir():
-        measured["polyu100: real"] = lambda: pairs(data / "polyu100")
-        for factor in (0.5, 0.75, 1.5):
-            measured[f"polyu100: resized {factor}"] = lambda f=factor: pairs(data / "polyu100", f)
+        for change in CHANGES:
+            measured[f"polyu100: {change}"] = lambda c=change: pairs(data / "polyu100", c)
     return measured
 
 

@@ -178,7 +178,7 @@ class Camera:
     """Lowest and highest variance for each unit of linear light; drawn evenly on a log scale."""
     mosaic: Annotated[float, SHARE] = 0.6
     """Share of the pictures whose noise went through a Bayer mosaic."""
-    smoothing: Annotated[float, SHARE] = 0.5
+    smoothing: Annotated[float, SHARE] = 0.6
     """Share of the pictures that the camera itself has smoothed."""
 
     has_level: ClassVar[bool] = False
@@ -194,7 +194,7 @@ class Camera:
         from sa_flax.functional.noise import camera_noise, uniform_levels
 
         keys = jax.random.split(key, 8)
-        luma_key, chroma_key = (jax.random.fold_in(key, number) for number in (1, 2))
+        smoothing = [jax.random.fold_in(key, number) for number in range(1, 5)]
         batch, channels = clean.shape[0], clean.shape[-1]
         low, high = jnp.log(jnp.asarray(self.shot_range))
         log_shot = jax.random.uniform(keys[0], (batch,), minval=low, maxval=high)
@@ -209,6 +209,10 @@ class Camera:
             axis=-1,
         )
         smoothed = jax.random.bernoulli(keys[4], float(self.smoothing), (batch,))
+
+        def log_uniform(key: jax.Array, low: float, high: float) -> jax.Array:
+            return jnp.exp(uniform_levels(key, batch, math.log(low), math.log(high)))
+
         noisy = camera_noise(
             keys[5],
             clean,
@@ -217,8 +221,10 @@ class Camera:
             white_balance=balance if channels == 3 else None,
             saturation=uniform_levels(keys[6], batch, 0.0, 1.0),
             mosaic=jax.random.bernoulli(keys[7], float(self.mosaic), (batch,)).astype(clean.dtype),
-            luma_blur=jnp.where(smoothed, uniform_levels(luma_key, batch, 0.2, 0.9), 0),
-            chroma_blur=jnp.where(smoothed, uniform_levels(chroma_key, batch, 0.3, 1.8), 0),
+            luma_blur=jnp.where(smoothed, log_uniform(smoothing[0], 0.3, 3.0), 0),
+            chroma_blur=jnp.where(smoothed, log_uniform(smoothing[1], 0.8, 6.0), 0),
+            luma_kept=uniform_levels(smoothing[2], batch, 0.0, 1.2),
+            chroma_kept=uniform_levels(smoothing[3], batch, 0.0, 0.4) ** 2,
         )
         return noisy, None
 
@@ -246,6 +252,8 @@ class Photo:
     """Share that is compressed at the end."""
     quality_range: Annotated[Span, Limit(1, 100), INCREASING] = (30.0, 100.0)
     """Lowest and highest JPEG quality."""
+    cropped: Annotated[float, SHARE] = 0.5
+    """Share of the compressed that were cropped since, so that JPEG's blocks begin anywhere."""
     resized: Annotated[float, SHARE] = 0.2
     """Share that has been resized since (its noise is drawn on four times the pixels)."""
     resized_by: Annotated[Span, Limit(0.5, 4), INCREASING] = (0.5, 1.6)
@@ -289,6 +297,8 @@ class Photo:
             chosen = (below <= drawn) & (drawn < below + share)
             noisy = jnp.where(chosen, noise(keys[1 + index], clean)[0], noisy)
             below += share
+        # XLA would draw all of it again for the first channel.
+        noisy = jax.lax.optimization_barrier(noisy)
         noisy = jnp.where(gray, noisy[..., :1], noisy)
         clipped = jax.random.bernoulli(keys[4], float(self.clipped), batch)
         return jnp.where(clipped, jnp.clip(noisy, 0, 1), noisy)
@@ -302,9 +312,18 @@ class Photo:
         from sa_flax.functional.noise import uniform_levels
 
         batch = (noisy.shape[0], 1, 1, 1)
+        height, width = noisy.shape[1:3]
+        offset_key, cropped_key = (jax.random.fold_in(keys[0], number) for number in (1, 2))
+        offset = jax.random.randint(offset_key, (batch[0], 2), 0, 16)
+        cropped = jax.random.bernoulli(cropped_key, float(self.cropped), (batch[0], 1))
+        offset = jnp.where(cropped, offset, 0)
+        move = jax.vmap(lambda x, by: jnp.roll(x, by, (0, 1)))
+
+        whole = move(jnp.pad(noisy, [(0, 0), (0, 16), (0, 16), (0, 0)], mode="edge"), offset)
         quality = uniform_levels(keys[0], batch[0], *self.quality_range)
-        half, full = (jpeg_compress(noisy, quality, subsampling=s) for s in ("4:2:0", "4:4:4"))
+        half, full = (jpeg_compress(whole, quality, subsampling=s) for s in ("4:2:0", "4:4:4"))
         compressed = jnp.where(jax.random.bernoulli(keys[1], 0.6, batch), half, full)
+        compressed = move(compressed, -offset)[:, :height, :width]
         return jnp.where(jax.random.bernoulli(keys[2], float(self.jpeg), batch), compressed, noisy)
 
     def _resized(

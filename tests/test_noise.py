@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sa_flax.functional.noise import noise_before_resizing
+from sa_flax.functional.noise import camera_noise, noise_before_resizing
 from sa_flax.noise import NOISES, Blind, Camera, Correlated, Gaussian, Photo, PoissonGaussian
 
 KEY = jax.random.key(0)
@@ -115,10 +115,9 @@ def test_the_mixture_of_photographs():
 
 def test_shares_of_the_mixture():
     clean = _gray_card(32, 16)
-    chex.assert_trees_all_equal(
-        Photo(white=0, correlated=0, camera=0, jpeg=0)(KEY, clean)[0], clean
-    )
-    compressed = Photo(white=0, correlated=0, camera=0, jpeg=1)(KEY, clean)[0]
+    nothing = Photo(white=0, correlated=0, camera=0, jpeg=0)
+    chex.assert_trees_all_equal(jax.jit(nothing)(KEY, clean)[0], clean)
+    compressed = jax.jit(Photo(white=0, correlated=0, camera=0, jpeg=1))(KEY, clean)[0]
     np.testing.assert_allclose(compressed * 255, jnp.round(compressed * 255), atol=1e-3)
 
 
@@ -130,6 +129,43 @@ def test_noise_is_resized_as_pillow_does(factor):
     size = round(80 * factor)
     expected = Image.fromarray(field).resize((size, size), Image.Resampling.BICUBIC)
     np.testing.assert_allclose((noisy - gray)[0, ..., 0], np.asarray(expected)[:40, :40], atol=1e-4)
+
+
+def test_what_a_camera_leaves_of_its_noise():
+    """Fine noise is taken away and sharpening adds to it; in colour hardly any but blotches."""
+    draw = jax.jit(camera_noise)  # one compilation for all
+    card, one = _gray_card(1, 128), jnp.ones(1)
+
+    def left(blur, kept, *, luma):
+        blurs = {"luma_blur": blur * one, "luma_kept": kept * one}
+        still = {"chroma_blur": 0 * one, "chroma_kept": one}
+        if not luma:
+            blurs = {name.replace("luma", "chroma"): value for name, value in blurs.items()}
+            still = {name.replace("chroma", "luma"): value for name, value in still.items()}
+        noise = draw(KEY, card, 1e-3 * one, 0.0 * one, **blurs, **still) - card
+        mean = noise.mean(-1, keepdims=True)
+        return mean if luma else noise - mean
+
+    for luma in (True, False):
+        as_it_was = left(0, 1, luma=luma)
+        chex.assert_trees_all_close(left(3, 1, luma=luma), as_it_was, atol=1e-6)
+        # A Gaussian blur by s leaves 1 / (4 pi s^2) of the power of white noise.
+        blotches = left(2, 0, luma=luma)
+        share = jnp.var(blotches) / jnp.var(as_it_was)
+        assert share == pytest.approx(1 / (4 * np.pi * 2**2), rel=0.2)
+        half = left(2, 0.5, luma=luma)
+        chex.assert_trees_all_close(half, (as_it_was + blotches) / 2, atol=1e-6)
+
+
+def test_blocks_begin_anywhere_in_pictures_that_were_cropped():
+    only = {"white": 1, "correlated": 0, "camera": 0, "resized": 0, "jpeg": 1}
+    photo = Photo(**only, quality_range=(20, 20), cropped=0.5)
+    noisy = np.asarray(jax.jit(photo)(KEY, _gray_card(32))[0])[..., 1]
+    edges = np.abs(np.diff(noisy, axis=2)).mean(1)  # (32, 63): the highest between two blocks
+    first = [int(np.argmax([e[start::8].mean() for start in range(8)])) for e in edges]
+    aligned = first.count(7)
+    assert 10 <= aligned <= 24
+    assert len(set(first)) >= 5
 
 
 def test_each_picture_is_resized_by_its_own_factor_and_keeps_its_detail():

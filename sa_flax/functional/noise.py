@@ -182,6 +182,8 @@ def camera_noise(
     mosaic: Float[Array, " B"] | None = None,
     luma_blur: Level = 0.0,
     chroma_blur: Level = 0.0,
+    luma_kept: Level = 0.0,
+    chroma_kept: Level = 0.0,
 ) -> Float[Array, "B H W C"]:
     """Noise that arose in a camera's linear light, as it looks in the finished picture.
 
@@ -190,8 +192,9 @@ def camera_noise(
     Poisson-Gaussian noise comes to. The noise (not the picture, whose details nobody lost) is
     sampled by a Bayer mosaic and interpolated, which correlates neighbours. Then forward: white
     balance amplifies red and blue, saturation mixes the channels, and the tone curve enlarges noise
-    in the shadows and clips it at both ends. A camera's own denoising is a blur of what is left,
-    stronger in colour than in brightness.
+    in the shadows and clips it at both ends. A camera's own denoising takes most away at fine
+    scales, and more in colour than in brightness, so that blotches are left: `kept * noise +
+    (1 - kept) * blur(noise)`. Its sharpening keeps more than there was.
 
     Args:
       key: a JAX random key.
@@ -201,8 +204,10 @@ def camera_noise(
       white_balance: gain of each channel, by default 1.
       saturation: s of the colour matrix `(1 + s) I - s * mean`, 0 to about 1.
       mosaic: 1 for each picture whose noise went through a mosaic, else 0; by default none.
-      luma_blur: width of the camera's own smoothing in brightness, in pixels.
+      luma_blur: width of the camera's own smoothing in brightness, in pixels, up to about 6.
       chroma_blur: the same in colour.
+      luma_kept: how much of the noise that is finer it leaves, 0 to 1, or sharpens, above 1.
+      chroma_kept: the same in colour.
 
     Returns:
       Noisy pictures in [0, 1].
@@ -225,8 +230,13 @@ def camera_noise(
     noise += s * (noise - jnp.mean(noise, axis=-1, keepdims=True))
     # The tone curve's clipping belongs to the noise; what it does to the clean picture does not.
     noise = from_linear(light + noise) - from_linear(light)
+
+    def smoothed(x: jax.Array, width: Level, kept: Level) -> jax.Array:
+        kept = _per_picture(kept, x, "kept")
+        return kept * x + (1 - kept) * blur(x, width, radius=12)
+
     luma = jnp.mean(noise, axis=-1, keepdims=True)
-    noise = blur(luma, luma_blur) + blur(noise - luma, chroma_blur)
+    noise = smoothed(luma, luma_blur, luma_kept) + smoothed(noise - luma, chroma_blur, chroma_kept)
     return jnp.clip(clean + noise, 0, 1)
 
 
