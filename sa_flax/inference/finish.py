@@ -22,9 +22,9 @@ _GROUPS, _LEAST = 8, 20
 # that are no darker than this and have no more than this share of black.
 _RISES, _DARK, _BLACK = 16.0, 0.06, 0.05
 # Noise is alike in all blocks of this side, texture is not: noise has at most so many times the
-# power that was removed from the twentieth with least of them; and up to that standard deviation
-# it is not known to be noise, all the less where the twentieth has less than an eighth of the rest.
-_SIDE, _TWENTIETH, _ALIKE = 16, 0.05, 32.0
+# power that was removed from the fiftieth with least of them; and up to that standard deviation
+# it is not known to be noise, all the less where the fiftieth has less than an eighth of the rest.
+_SIDE, _FIFTIETH, _ALIKE = 16, 0.02, 32.0
 _FAINT, _UNLIKE = 0.5 / 255, 8.0
 # Blocks with more than this share of their pixels at a limit, and those with less than this
 # standard deviation (a frame, a drawing), do not tell.
@@ -115,7 +115,7 @@ def _no_texture(usual: np.ndarray, light: np.ndarray, black: np.ndarray) -> np.n
 
 
 def _least(pairs: Sequence[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
-    """(1024, 1): power that was removed from the twentieth of the blocks with least, by brightness.
+    """(1024, 1): power that was removed from the fiftieth of the blocks with least, by brightness.
 
     Infinite where too few blocks tell.
     """
@@ -131,7 +131,7 @@ def _least(pairs: Sequence[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
         return np.full((_STEPS, 1), np.inf, np.float32)
     groups = _Groups.of(of_blocks(y for _, y in pairs)[tells])
     removed = of_blocks(np.square(x - y) for x, y in pairs)[tells]
-    return groups.by_level(groups.quantile(removed, _TWENTIETH)[:, None])
+    return groups.by_level(groups.quantile(removed, _FIFTIETH)[:, None])
 
 
 @dataclasses.dataclass(frozen=True)

@@ -31,7 +31,7 @@ def test_each_set_has_the_noise_that_its_name_says(data):
         assert np.array_equal(case.noisy, case.clean) == exact, title
     assert found["photographs: resized 0.75"].clean.shape == (30, 36, 3)
     assert found["polyu100: cropped"].clean.shape == (37, 43, 3)
-    assert found["polyu100: resized 1.5"].clean.shape == (60, 72, 3)
+    assert found["polyu100: resized 0.5"].clean.shape == (20, 24, 3)
     white = found["photographs: sigma 25"]
     assert np.std(white.noisy - white.clean) == pytest.approx(25 / 255, rel=0.05)
     assert white.sigma == pytest.approx(25 / 255)
