@@ -81,7 +81,7 @@ def unet(**options: Any) -> Case:
 def by_camera(x: jax.Array) -> jax.Array:
     return F.camera_noise(
         jax.random.key(0), x, 2**-8, 2**-6, saturation=0.5, luma_blur=0.5, chroma_blur=1.5,
-        mosaic=jnp.array([0, 1], x.dtype),
+        luma_kept=1.2, chroma_kept=0.1, mosaic=jnp.array([0, 1], x.dtype),
         white_balance=jnp.array([[2.0, 1.0, 1.5], [1.5, 1.0, 2.0]], x.dtype),
     )  # fmt: skip
 
@@ -91,6 +91,13 @@ def in_common(x: jax.Array) -> jax.Array:
     return F.correlated_noise(
         jax.random.key(0), x, 0.1, mixing=mixing, luma_blur=0.5, chroma_blur=1.5
     )
+
+
+def resized(x: jax.Array) -> jax.Array:
+    def grows_with_light(y: jax.Array) -> jax.Array:
+        return y + 0.3 * y * jnp.sin(jnp.arange(y.shape[2], dtype=y.dtype))[None, None, :, None]
+
+    return F.noise_before_resizing(grows_with_light, x, jnp.array([0.5, 1.3], x.dtype))
 
 
 WINDOW = {"window": (33, 41)}
@@ -180,6 +187,7 @@ CASES: dict[str, Callable[[], Case]] = {
     "jpeg_compress, 4:4:4": lambda: of_map(
         lambda x: F.jpeg_compress(x, 90.0, subsampling="4:4:4"), PICTURE, np.mean
     ),
+    "noise_before_resizing": lambda: of_map(resized, PICTURE),
     "poisson_gaussian_noise": lambda: noise(F.poisson_gaussian_noise, 2**-7, read_noise=0.02),
     "to_linear": lambda: of_map(F.to_linear, PICTURE),
     "uniform_levels": lambda: of_map(
