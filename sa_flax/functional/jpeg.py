@@ -34,9 +34,6 @@ _DCT = np.sqrt(np.where(np.arange(8) == 0, 1 / 8, 1 / 4))[:, None] * np.cos(
     np.pi * np.outer(np.arange(8), 2 * np.arange(8) + 1) / 16
 )
 
-# The same of 8 x 8 values, row by row: one product with a matrix, (64, 64).
-_DCT_2D = np.kron(_DCT, _DCT)
-
 
 def jpeg_compress(
     x: Float[Array, "B H W C"],
@@ -108,13 +105,12 @@ def _quantise(
 ) -> Float[Array, "B H W C"]:
     """Every 8 x 8 block through DCT, quantisation, and back to whole levels from 0 to 255."""
     batch, height, width, channels = x.shape
-    dct = jnp.asarray(_DCT_2D, x.dtype)
-    blocks = x.reshape(batch, height // 8, 8, width // 8, 8, channels) - 128
-    pixels = blocks.transpose(0, 1, 3, 5, 2, 4).reshape(batch, -1, 64)
-    steps = _table(quality, table).reshape(batch, 1, 64)
-    spectrum = jnp.round(pixels @ dct.T / steps) * steps
-    blocks = (spectrum @ dct).reshape(batch, height // 8, width // 8, channels, 8, 8)
-    decoded = blocks.transpose(0, 1, 4, 2, 5, 3).reshape(x.shape)
+    dct = jnp.asarray(_DCT, x.dtype)
+    blocks = (x - 128).reshape(batch, height // 8, 8, width // 8, 8, channels)
+    spectrum = jnp.einsum("ka,bhawvc,lv->bhkwlc", dct, blocks, dct)
+    steps = _table(quality, table)[:, None, :, None, :, None]
+    spectrum = jnp.round(spectrum / steps) * steps
+    decoded = jnp.einsum("ka,bhkwlc,lv->bhawvc", dct, spectrum, dct).reshape(x.shape)
     return jnp.clip(jnp.round(decoded + 128), 0, 255)
 
 
