@@ -15,7 +15,7 @@ pixel, which gives u, s and v. Where noisy values lie beyond the limit, nothing 
 
 import numpy as np
 
-from sa_flax.inference.box import box_means
+from sa_flax.inference.box import box_means, channel_means
 
 # Side of the windows that f and d are means over; taken twice.
 _WIDTH = 15
@@ -59,7 +59,7 @@ def _towards_one(noisy: np.ndarray, clean: np.ndarray, deviation: np.ndarray) ->
     added = np.zeros_like(clean)
     near = np.clip(2 * ((clean - 1) / np.maximum(deviation, _LEAST) + _NEAR), 0, 1)
     near *= deviation > _LEAST
-    part = _box(near.any(axis=-1))
+    part = _box(channel_means(near) > 0)
     noisy, clean, near, deviation = noisy[part], clean[part], near[part], deviation[part]
     if not near.size:
         return added

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from sa_flax.inference import clipping
-from sa_flax.inference.box import box_means
+from sa_flax.inference.box import block_means, box_means, channel_means
 
 # How far `texture` looks: a wavelet of 2 pixels, and means over the wider windows, taken twice.
 _WIDTHS = (5, 11)
@@ -57,16 +57,8 @@ def _bands(noisy: np.ndarray, clean: np.ndarray) -> tuple[list[np.ndarray], np.n
     coarse = removed
     for axis in (0, 1):
         coarse = correlate1d(coarse, spline, axis=axis, mode="mirror")
-    brightness = box_means(clean.mean(axis=-1, dtype=np.float32), _WIDTHS[0])
+    brightness = box_means(channel_means(clean), _WIDTHS[0])
     return [removed - coarse, coarse], brightness
-
-
-def _means(x: np.ndarray, side: int) -> np.ndarray:
-    """Means over blocks of side x side (less where x is smaller): (n, C) of (H, W, C)."""
-    high, wide = (min(side, length) for length in x.shape[:2])
-    rows, columns = x.shape[0] // high, x.shape[1] // wide
-    blocks = x[: rows * high, : columns * wide].reshape(rows, high, columns, wide, -1)
-    return blocks.mean(axis=(1, 3)).reshape(rows * columns, -1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -121,10 +113,10 @@ def _least(pairs: Sequence[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
     """
 
     def of_blocks(parts: Iterable[np.ndarray]) -> np.ndarray:
-        return np.concatenate([_means(part, _SIDE).mean(axis=-1) for part in parts])
+        return np.concatenate([block_means(part, _SIDE).mean(axis=-1) for part in parts])
 
     at_limit = of_blocks(((x <= 0) | (x >= 1)).astype(np.float32) for x, _ in pairs)
-    light = [x.mean(axis=-1, keepdims=True) for x, _ in pairs]
+    light = [channel_means(x)[..., None] for x, _ in pairs]
     spread = of_blocks(np.square(x) for x in light) - np.square(of_blocks(light))
     tells = (at_limit < _AT_LIMIT) & (spread > _BLANK**2)
     if tells.sum() < _LEAST:
@@ -158,12 +150,12 @@ class Removed:
         measured = [_bands(noisy, clean) for noisy, clean in pairs]
 
         def over_blocks(parts: Iterable[np.ndarray], side: int) -> np.ndarray:
-            return np.concatenate([_means(part, side) for part in parts])
+            return np.concatenate([block_means(part, side) for part in parts])
 
         power = []
         for band, side in enumerate(_BLOCKS):
             squares = over_blocks((np.square(bands[band]) for bands, _ in measured), side)
-            black = over_blocks((np.mean(x <= 0, axis=-1, keepdims=True) for x, _ in pairs), side)
+            black = over_blocks((channel_means(x <= 0)[..., None] for x, _ in pairs), side)
             light = over_blocks((b[..., None] for _, b in measured), side)[:, 0]
             groups = _Groups.of(light)
             usual, at, dark = (groups.quantile(x, 0.5) for x in (squares, light, black[:, 0]))
@@ -178,7 +170,7 @@ class Removed:
     def deviation(self, clean: np.ndarray) -> np.ndarray:
         """Standard deviation of it in a channel, at each pixel of `clean`: (H, W, 1)."""
         total = sum(power.mean(axis=-1) for power in self.power)
-        return np.sqrt(total)[_level(clean.mean(axis=-1))][..., None]
+        return np.take(np.sqrt(total), _level(channel_means(clean)))[..., None]
 
 
 def _level(brightness: np.ndarray) -> np.ndarray:
@@ -209,9 +201,9 @@ def texture(noisy: np.ndarray, clean: np.ndarray, usual: Removed) -> np.ndarray:
         around = np.square(band)
         for _ in range(2):
             around = box_means(around, width)
-        noise = _TOLERATED * power[level]
+        noise = np.take(_TOLERATED * power, level, axis=0)
         kept += band * np.maximum(1 - noise / np.maximum(around, 1e-12), 0)
-    kept += usual.doubtful[level] * (bands[0] + bands[1] - kept)
+    kept += np.take(usual.doubtful, level, axis=0) * (bands[0] + bands[1] - kept)
     return kept @ _OPPONENT if kept.shape[-1] == 3 else kept
 
 

@@ -9,7 +9,7 @@ import sa_flax
 from sa_flax.data.builders import PHOTOGRAPHS
 from sa_flax.errors import InputError
 from sa_flax.inference import whole_or_tiles
-from sa_flax.inference.box import box_means
+from sa_flax.inference.box import block_means, box_means, channel_means
 from sa_flax.inference.finish import REACH, Finish, Removed, texture
 from sa_flax.pictures import read_rgb8
 from tests.inference.test_denoiser import Halve
@@ -27,6 +27,24 @@ def test_means_over_windows_are_scipys(shape, width):
     means = box_means(x, width)
     assert means.dtype == np.float32
     np.testing.assert_allclose(means, expected, rtol=3e-6)
+
+
+@pytest.mark.parametrize("shape", [(40, 37, 3), (5, 50, 1), (16, 16, 4)])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64, bool])
+def test_means_over_channels_and_blocks_are_numpys(shape, dtype):
+    x = np.random.default_rng(0).random(shape)
+    x = x < 0.5 if dtype is bool else x.astype(dtype)
+    np.testing.assert_allclose(channel_means(x), x.mean(axis=-1), rtol=1e-6)
+    side = 8
+    high, wide = (min(side, length) for length in shape[:2])
+    expected = [
+        x[row : row + high, column : column + wide].mean(axis=(0, 1))
+        for row in range(0, shape[0] - high + 1, high)
+        for column in range(0, shape[1] - wide + 1, wide)
+    ]
+    means = block_means(x, side)
+    assert means.dtype == channel_means(x).dtype == np.float32
+    np.testing.assert_allclose(means, expected, rtol=1e-6)
 
 
 @pytest.mark.parametrize("strength", [0, 0.25, 1])
