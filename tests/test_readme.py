@@ -55,7 +55,7 @@ def test_example(index, tmp_path, monkeypatch, run_directory):
 
 def test_there_are_examples():
     assert len(EXAMPLES) >= 9
-    assert sum(name == "README.md" for name, *_ in EXAMPLES) >= 2
+    assert any(name == "README.md" for name, *_ in EXAMPLES)
     assert len(commands("train.py")) >= 10
 
 
