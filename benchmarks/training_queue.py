@@ -67,7 +67,10 @@ _DEEPER = ["--model.blocks", "2", "2", "1", "1"]
 
 # name -> (network it starts from, options). docs/experiments.md has what ran before these.
 RUNS: dict[str, tuple[str | None, list[str]]] = {
-    "photo": ("photo", [*_PHOTO, *_RATE, "--steps", "13000", "--seed", "18"]),
+    "photo": (
+        "photo",
+        ["--model.blocks", "1", "2", "1", "1", *_PHOTO, *_RATE, "--steps", "16000", "--seed", "19"],
+    ),
     "color": ("color", [*_DEEPER, *_RATE, "--steps", "16000", "--seed", "11"]),
     "gray": (
         "gray",

@@ -1,7 +1,7 @@
 """When a network for every noise hands a picture to one that knows white noise only.
 
 A network that has learned every kind of noise is worse at white noise than one of its size that has
-learned nothing else: `photo` by 1.4 to 1.9 dB, against `color` and `gray`. So where the noise of a
+learned nothing else: `photo` by 1.4 to 1.8 dB, against `color` and `gray`. So where the noise of a
 picture turns out to be white, those denoise it. Two questions are asked, of what the network for
 every noise has removed (noisy - clean), in blocks where little is clipped:
 
