@@ -270,12 +270,21 @@ def _bias(result: np.ndarray, clean: np.ndarray) -> tuple[float, float]:
 
 
 def table(results: dict[str, Any]) -> str:
-    """The results as Markdown: a line per set and noise, a column per method."""
+    """Mean PSNR as Markdown: a line per set and noise, a column per method.
+
+    In brackets the gain of the picture that gains least.
+    """
+
+    def cell(result: dict[str, Any], method: str) -> str:
+        if method not in result["psnr"]:
+            return ""
+        gain = result["worst_gain"].get(method)
+        return f"{result['psnr'][method]:.2f}" + ("" if gain is None else f" ({gain:+.2f})")
+
     columns = list(dict.fromkeys(name for r in results.values() for name in r["psnr"]))
     lines = ["| set: noise | " + " | ".join(columns) + " |", "| --- " * (len(columns) + 1) + "|"]
     for title, result in results.items():
-        cells = [f"{result['psnr'][c]:.2f}" if c in result["psnr"] else "" for c in columns]
-        lines.append(f"| {title} | " + " | ".join(cells) + " |")
+        lines.append(f"| {title} | " + " | ".join(cell(result, c) for c in columns) + " |")
     return "\n".join(lines)
 
 

@@ -75,11 +75,11 @@ def torch_runs(x, g, vectors, groups, *, compiled, memory_format):
     with torch.no_grad():
         for key, vector in zip(KEYS, vectors, strict=True):
             named[key].copy_(torch.from_numpy(np.array(vector)).reshape(named[key].shape))
-    move = lambda a: (  # noqa: E731
-        torch.from_numpy(np.asarray(a).transpose(0, 3, 1, 2).copy())
-        .to(device)
-        .contiguous(memory_format=memory_format)
-    )
+
+    def move(a):
+        moved = torch.from_numpy(np.asarray(a).transpose(0, 3, 1, 2).copy()).to(device)
+        return moved.contiguous(memory_format=memory_format)
+
     x, g = move(x), move(g)
     apply = torch.compile(layer, dynamic=False) if compiled else layer
     leaf = x.clone(memory_format=torch.preserve_format).requires_grad_()

@@ -19,12 +19,13 @@ from sphinx.util.inspect import stringify_signature
 
 DOCS = Path(__file__).parent
 ROOT = DOCS.parent
-sys.path.insert(0, str(DOCS))
+sys.path[:0] = [str(DOCS), str(ROOT)]
 
 import docstrings  # noqa: E402 - beside this file
 
 import sa_flax  # noqa: E402
 import sa_flax.config  # noqa: E402
+from benchmarks.quality import table  # noqa: E402
 
 project = "sa_flax"
 author = "The sa_flax developers"
@@ -56,7 +57,7 @@ def _bring(generated: Path) -> None:
     for plot in (results / "where_to_attend" / "where_to_attend.png", results / "quality.png"):
         shutil.copy(plot, generated / plot.name)
     quality = json.loads((results / "quality.json").read_text())
-    (generated / "quality.md").write_text(_quality_table(quality))
+    (generated / "quality.md").write_text(table(quality) + "\n")
     shutil.copy(ROOT / "CHANGELOG.md", generated / "changelog.md")
     weights = ROOT / "sa_flax" / "models" / "weights"
     for name in sa_flax.list_pretrained():
@@ -81,21 +82,6 @@ def _bring(generated: Path) -> None:
             "",
         ]
     (generated / "examples.md").write_text("\n".join(examples))
-
-
-def _quality_table(quality: dict) -> str:
-    """Mean PSNR of each set by each method, and of its worst picture the gain, in Markdown."""
-    methods = ("non-local means", "OpenCV", "BM3D", "photo", "color", "gray")
-    header = ["pictures: noise", "number", "noisy", *methods]
-    lines = [f"| {' | '.join(header)} |", "|---|" + "---:|" * (len(header) - 1)]
-    for name, found in quality.items():
-        cells = [name, str(found["pictures"]), f"{found['psnr']['input']:.2f}"]
-        for method in methods:
-            psnr = found["psnr"].get(method)
-            gain = found["worst_gain"].get(method)
-            cells.append("" if psnr is None else f"{psnr:.2f} ({gain:+.2f})")
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines) + "\n"
 
 
 def _as_rst(app, what, name, obj, options, lines) -> None:

@@ -59,7 +59,7 @@ def _towards_one(noisy: np.ndarray, clean: np.ndarray, deviation: np.ndarray) ->
     added = np.zeros_like(clean)
     near = np.clip(2 * ((clean - 1) / np.maximum(deviation, _LEAST) + _NEAR), 0, 1)
     near *= deviation > _LEAST
-    part = _box(channel_means(near) > 0)
+    part = _box(channel_means(near) > 0)  # in any channel
     noisy, clean, near, deviation = noisy[part], clean[part], near[part], deviation[part]
     if not near.size:
         return added

@@ -16,6 +16,7 @@ from sa_flax.errors import InputError
 from sa_flax.functional.statistics import Window
 from sa_flax.inference import specialists
 from sa_flax.inference.arrays import as_batch, check_values, from_unit, to_unit
+from sa_flax.inference.box import channel_means
 from sa_flax.inference.finish import REACH, Finish
 from sa_flax.inference.rows import Rows
 from sa_flax.inference.whole_or_tiles import Engine, Pair, Report, ignore
@@ -338,7 +339,7 @@ class Denoiser:
 
         def as_picture(x: np.ndarray, y: np.ndarray) -> Pair:
             if channels != self.channels:
-                return x[..., :1], y.mean(axis=-1, keepdims=True)
+                return x[..., :1], channel_means(y)[..., None]
             return x, y
 
         def look(pairs: list[Pair]) -> bool:

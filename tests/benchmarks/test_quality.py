@@ -48,4 +48,4 @@ def test_figures_are_those_of_the_written_picture():
     assert result["psnr"]["input"] == pytest.approx((decibels[10] + decibels[20]) / 2, abs=1e-3)
     assert result["psnr"]["half"] == pytest.approx((decibels[5] + decibels[10]) / 2, abs=1e-3)
     assert result["worst_gain"]["half"] == pytest.approx(20 * np.log10(2), abs=1e-3)
-    assert quality.table({"a set": result}).endswith("| a set | 25.12 | 31.14 |")
+    assert quality.table({"a set": result}).endswith("| a set | 25.12 | 31.14 (+6.02) |")
