@@ -294,12 +294,11 @@ class Photo:
             (self.camera, Camera()),
         )
         for index, (share, noise) in enumerate(parts):
-            chosen = (below <= drawn) & (drawn < below + share)
-            noisy = jnp.where(chosen, noise(keys[1 + index], clean)[0], noisy)
+            if share > 0:  # or there is nothing to compile
+                chosen = (below <= drawn) & (drawn < below + share)
+                noisy = jnp.where(chosen, noise(keys[1 + index], clean)[0], noisy)
             below += share
-        # XLA would draw all of it again for the first channel.
-        noisy = jax.lax.optimization_barrier(noisy)
-        noisy = jnp.where(gray, noisy[..., :1], noisy)
+        noisy = _shared_where(gray, noisy)
         clipped = jax.random.bernoulli(keys[4], float(self.clipped), batch)
         return jnp.where(clipped, jnp.clip(noisy, 0, 1), noisy)
 
@@ -311,6 +310,8 @@ class Photo:
         from sa_flax.functional.jpeg import jpeg_compress
         from sa_flax.functional.noise import uniform_levels
 
+        if self.jpeg == 0:
+            return noisy
         batch = (noisy.shape[0], 1, 1, 1)
         height, width = noisy.shape[1:3]
         offset_key, cropped_key = (jax.random.fold_in(keys[0], number) for number in (1, 2))
@@ -347,10 +348,21 @@ class Photo:
         low, high = (math.log(factor) for factor in self.resized_by)
         factor = jnp.exp(jax.random.uniform(keys[8], (few,), minval=low, maxval=high))
         resized = jnp.clip(noise_before_resizing(saved, clean[:few], factor), 0, 1)
-        resized = jnp.where(gray[:few], resized[..., :1], resized)
+        resized = _shared_where(gray[:few], resized)
         chance = self.resized * clean.shape[0] / few
         chosen = jax.random.bernoulli(keys[9], chance, (few, 1, 1, 1))
         return noisy.at[:few].set(jnp.where(chosen, resized, noisy[:few]))
+
+
+def _shared_where(gray: "jax.Array", x: "jax.Array") -> "jax.Array":
+    """Gray pictures with their first channel in all; `gray`: (B, 1, 1, 1).
+
+    As a sum, since XLA moves a slice to the front of all that `x` comes from, and does it twice.
+    """
+    import jax.numpy as jnp
+
+    first = jnp.arange(x.shape[-1]) == 0
+    return jnp.where(gray, jnp.sum(jnp.where(first, x, 0), axis=-1, keepdims=True), x)
 
 
 def _clipped(clip: bool) -> str:

@@ -112,7 +112,9 @@ def test_the_same_seed_gives_the_same_bits_and_worker_processes_change_nothing(
         np.testing.assert_array_equal(a, b)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize(
+    "number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)]
+)
 def test_stopped_and_resumed_equals_uninterrupted(
     uninterrupted, command, training_environment, tmp_path, number
 ):

@@ -68,6 +68,7 @@ def test_an_attention_of_ones_own():
     assert shapes["encoder.1.0: spatial"] == (8, 8, 8, 1)
 
 
+@pytest.mark.slow
 def test_the_porting_notebook(tmp_path, monkeypatch):
     """Its cells as they stand, with fewer steps and pictures, in a folder of their own."""
     pytest.importorskip("torch")

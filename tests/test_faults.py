@@ -74,7 +74,7 @@ def survive(
 
 
 def test_killed_once(few_pictures, training_environment, tmp_path):
-    survive(1, 30, 0.3, few_pictures, training_environment, tmp_path)
+    survive(1, 15, 0.3, few_pictures, training_environment, tmp_path)
 
 
 @pytest.mark.slow

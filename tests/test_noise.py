@@ -11,6 +11,7 @@ from sa_flax.functional.noise import camera_noise, noise_before_resizing
 from sa_flax.noise import NOISES, Blind, Camera, Correlated, Gaussian, Photo, PoissonGaussian
 
 KEY = jax.random.key(0)
+resized = jax.jit(noise_before_resizing, static_argnums=0)
 
 
 def _gray_card(batch: int = 4, size: int = 64, channels: int = 3) -> jax.Array:
@@ -63,9 +64,8 @@ def test_levels_of_white_noise():
 
 def test_correlated_noise_keeps_its_level():
     clean = _gray_card(size=256)
-    noisy, _ = Correlated(sigma_range=(30, 30), blur_range=(1, 1), chroma_blur_range=(1, 1))(
-        KEY, clean
-    )
+    noise = Correlated(sigma_range=(30, 30), blur_range=(1, 1), chroma_blur_range=(1, 1))
+    noisy, _ = jax.jit(noise)(KEY, clean)
     np.testing.assert_allclose(jnp.std(noisy - clean, axis=(1, 2, 3)), 30 / 255, rtol=0.05)
 
 
@@ -76,9 +76,9 @@ def test_what_correlated_noise_correlates():
     shared = Correlated((25, 25), blur_range=(0, 0), chroma_blur_range=(0, 0), shared=1)
     assert max(map(abs, _statistics(white))) < 0.02
     # White noise blurred by s has correlation exp(-1 / (4 s^2)) at distance 1.
-    neighbours, _ = _statistics(blurred(KEY, clean)[0] - clean)
+    neighbours, _ = _statistics(jax.jit(blurred)(KEY, clean)[0] - clean)
     assert neighbours == pytest.approx(np.exp(-1 / (4 * 0.8**2)), abs=0.03)
-    neighbours, channels = _statistics(shared(KEY, clean)[0] - clean)
+    neighbours, channels = _statistics(jax.jit(shared)(KEY, clean)[0] - clean)
     assert channels == pytest.approx(1, abs=1e-3)
     assert abs(neighbours) < 0.02
 
@@ -86,7 +86,7 @@ def test_what_correlated_noise_correlates():
 def test_a_cameras_noise_depends_on_the_light_and_clips():
     steps = jnp.repeat(jnp.linspace(0.0, 1.0, 5), 64)
     clean = jnp.broadcast_to(steps[None, None, :, None], (1, 128, 320, 3))
-    noise = Camera(shot_range=(3e-3, 3e-3), mosaic=0, smoothing=0)
+    noise = jax.jit(Camera(shot_range=(3e-3, 3e-3), mosaic=0, smoothing=0))
     noisy = noise(KEY, clean)[0]
     assert noisy.min() >= 0
     assert noisy.max() <= 1
@@ -94,7 +94,7 @@ def test_a_cameras_noise_depends_on_the_light_and_clips():
     # The tone curve's slope is nearly nil at black and white; the middle is noisy.
     assert by_step[4] < by_step[2] / 2
     white = _statistics(noise(KEY, _gray_card(size=128))[0] - _gray_card(size=128))
-    mosaic = Camera(shot_range=(3e-3, 3e-3), mosaic=1, smoothing=0)
+    mosaic = jax.jit(Camera(shot_range=(3e-3, 3e-3), mosaic=1, smoothing=0))
     sampled = _statistics(mosaic(KEY, _gray_card(size=128))[0] - _gray_card(size=128))
     assert abs(white[0]) < 0.05
     assert sampled[0] > 0.2
@@ -115,9 +115,9 @@ def test_the_mixture_of_photographs():
 
 def test_shares_of_the_mixture():
     clean = _gray_card(32, 16)
-    nothing = Photo(white=0, correlated=0, camera=0, jpeg=0)
-    chex.assert_trees_all_equal(jax.jit(nothing)(KEY, clean)[0], clean)
-    compressed = jax.jit(Photo(white=0, correlated=0, camera=0, jpeg=1))(KEY, clean)[0]
+    nothing = {"white": 0, "correlated": 0, "camera": 0, "resized": 0}
+    chex.assert_trees_all_equal(jax.jit(Photo(**nothing, jpeg=0))(KEY, clean)[0], clean)
+    compressed = jax.jit(Photo(**nothing, jpeg=1))(KEY, clean)[0]
     np.testing.assert_allclose(compressed * 255, jnp.round(compressed * 255), atol=1e-3)
 
 
@@ -125,7 +125,7 @@ def test_shares_of_the_mixture():
 def test_noise_is_resized_as_pillow_does(factor):
     field = np.asarray(jax.random.normal(KEY, (80, 80)))
     gray = jnp.full((1, 40, 40, 1), 0.5)
-    noisy = noise_before_resizing(lambda x: x + field[None, ..., None], gray, factor)
+    noisy = resized(lambda x: x + field[None, ..., None], gray, factor)
     size = round(80 * factor)
     expected = Image.fromarray(field).resize((size, size), Image.Resampling.BICUBIC)
     np.testing.assert_allclose((noisy - gray)[0, ..., 0], np.asarray(expected)[:40, :40], atol=1e-4)
@@ -171,14 +171,14 @@ def test_blocks_begin_anywhere_in_pictures_that_were_cropped():
 def test_each_picture_is_resized_by_its_own_factor_and_keeps_its_detail():
     clean = jax.random.uniform(KEY, (2, 16, 16, 3))
     factors = jnp.array([0.5, 1.6])
-    chex.assert_trees_all_equal(noise_before_resizing(lambda x: x, clean, factors), clean)
+    chex.assert_trees_all_equal(resized(lambda x: x, clean, factors), clean)
 
     def add(x):
         return x + jax.random.normal(KEY, x.shape[1:])[None]
 
-    both = noise_before_resizing(add, clean, factors)
+    both = resized(add, clean, factors)
     for index in range(2):
-        alone = noise_before_resizing(add, clean[index : index + 1], factors[index])
+        alone = resized(add, clean[index : index + 1], factors[index])
         np.testing.assert_allclose(both[index], alone[0], atol=1e-5)
 
 

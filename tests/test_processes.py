@@ -122,6 +122,7 @@ def test_a_signal_to_one_stops_both_and_one_alone_goes_on(command, alone, enviro
         np.testing.assert_allclose(a, b, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_when_one_dies_the_other_says_so_and_what_is_saved_goes_on(endless, environment, tmp_path):
     directory = tmp_path / "runs" / "smoke"
     command = [*endless, "--steps", "400", "--checkpoint-every", "3"]
