@@ -87,8 +87,11 @@ class DataConfig:
 
 @dataclass(frozen=True)
 class OptimizerConfig:
-    """AdamW with warm-up and decay."""
+    """AdamW or Muon with warm-up and decay."""
 
+    kind: Literal["adamw", "muon"] = "adamw"
+    """muon: the kernels that map features to features move along their momentum with all of its
+    singular values made equal, as far as AdamW would; all else by AdamW."""
     learning_rate: Annotated[float, ABOVE_ZERO] = 1e-3
     """Highest learning rate, reached after the warm-up."""
     warmup_steps: Annotated[int, NOT_NEGATIVE] = 100
@@ -101,7 +104,7 @@ class OptimizerConfig:
     decay_share: Annotated[float, SHARE] = 0.2
     """The share of all steps over which the rate falls, with the schedule wsd."""
     weight_decay: Annotated[float, NOT_NEGATIVE] = 1e-4
-    """AdamW's decoupled weight decay, on kernels only."""
+    """Decoupled weight decay, on kernels only."""
     b2: Annotated[float, Limit(0, 1, below=True)] = 0.999
     """AdamW's decay of the mean of squared gradients: a lower one forgets the start sooner."""
     clip_norm: Annotated[float, ABOVE_ZERO] = 1.0

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 from flax import nnx
+from optax.contrib import MuonDimensionNumbers, muon
 
 from sa_flax.config import Config, OptimizerConfig
 from sa_flax.training.network import network_of, start_from
@@ -70,16 +71,42 @@ def _is_schedule(node: Any) -> bool:
 
 
 def make_optimizer(config: OptimizerConfig, steps: int) -> optax.GradientTransformation:
-    """Gradient clipping by global norm, then AdamW; only kernels (rank > 1) decay."""
-    return optax.chain(
-        optax.clip_by_global_norm(config.clip_norm),
-        optax.adamw(
-            learning_rate_schedule(config, steps),
+    """Gradient clipping by global norm, then AdamW or Muon; only kernels (rank > 1) decay.
+
+    Muon (Jordan et al., 2024) has the step of AdamW in root mean square, 0.2 of the rate (Liu et
+    al., "Muon is scalable for LLM training", 2025), so that one rate does for both.
+    """
+    schedule = learning_rate_schedule(config, steps)
+    if config.kind == "muon":
+        optimizer = muon(
+            schedule,
+            weight_decay=config.weight_decay,
+            adam_b2=config.b2,
+            muon_weight_dimension_numbers=_matrices,
+            consistent_rms=0.2,
+        )
+    else:
+        optimizer = optax.adamw(
+            schedule,
             b2=config.b2,
             weight_decay=config.weight_decay,
             mask=lambda params: jax.tree.map(lambda p: p.ndim > 1, params),
-        ),
-    )
+        )
+    return optax.chain(optax.clip_by_global_norm(config.clip_norm), optimizer)
+
+
+def _matrices(params: nnx.State[Any, Any]) -> nnx.State[Any, Any]:
+    """How Muon takes kernels (..., in, out) for matrices: all axes but the last are one.
+
+    None for what it leaves to AdamW: vectors, kernels of single channels, the last to pixels.
+    """
+
+    def of(p: jax.Array) -> MuonDimensionNumbers | None:
+        if p.ndim < 2 or p.shape[-2] == 1 or p.shape[-1] <= 3:
+            return None
+        return MuonDimensionNumbers(tuple(range(p.ndim - 1)), p.ndim - 1)
+
+    return jax.tree.map(of, params)
 
 
 def create_state(

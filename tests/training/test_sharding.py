@@ -32,9 +32,13 @@ def batch(seed: int) -> dict[str, np.ndarray]:
     return {"clean": np.random.default_rng(seed).integers(0, 256, (16, 16, 16, 1), np.uint8)}
 
 
-def train(config: Config, mesh: Mesh, steps: int = 3) -> tuple[TrainState, list[float]]:
-    """Plain gradient descent: Adam would divide differences of a rounding by their own size."""
-    optimizer = optax.sgd(0.05)
+def train(
+    config: Config,
+    mesh: Mesh,
+    steps: int = 3,
+    # Plain gradient descent: Adam would divide differences of a rounding by their own size.
+    optimizer: optax.GradientTransformation = optax.sgd(0.05),
+) -> tuple[TrainState, list[float]]:
     graphdef, state = create_state(config, optimizer)
     state = sharding.place(state, mesh)
     step = make_train_step(graphdef, optimizer, config, mesh)
@@ -73,6 +77,20 @@ def test_eight_devices_train_as_one(mesh, optimizer, expected):
     np.testing.assert_allclose(losses, expected[1], rtol=2e-6)
     for a, b in zip(jax.tree.leaves(state), jax.tree.leaves(expected[0]), strict=True):
         np.testing.assert_allclose(a, b, atol=2e-6)
+
+
+def test_muon_on_eight_devices():
+    """Its products go over the whole kernel, wherever its parts rest."""
+    config = dataclasses.replace(CONFIG, mesh=MeshConfig(fsdp=8))
+    optimizer = make_optimizer(OptimizerConfig(kind="muon", warmup_steps=0), 3)
+    one, _ = train(config, one_device(), optimizer=optimizer)
+    eight, _ = train(config, sharding.make_mesh(config.mesh), optimizer=optimizer)
+    kernels = [
+        state.params["bottom"]["layers"][0]["conv1"]["kernel"][...] for state in (one, eight)
+    ]
+    assert kernels[1].sharding.spec == PartitionSpec(None, None, None, "fsdp")
+    # Three steps of 2e-4.
+    np.testing.assert_allclose(*kernels, atol=1e-5)
 
 
 def test_bfloat16_on_eight_devices(expected):

@@ -121,15 +121,45 @@ def test_a_schedule_that_can_be_extended():
         np.testing.assert_allclose([schedule(10), schedule(55)], expected, rtol=1e-6)
 
 
-def test_the_rate_that_is_logged_is_the_one_that_is_used():
-    optimizer = make_optimizer(CONFIG.optimizer, CONFIG.steps)
-    graphdef, state = create_state(CONFIG, optimizer)
-    step = make_train_step(graphdef, optimizer, CONFIG)
-    schedule = learning_rate_schedule(CONFIG.optimizer, CONFIG.steps)
+@pytest.mark.parametrize("kind", ["adamw", "muon"])
+def test_the_rate_that_is_logged_is_the_one_that_is_used(kind):
+    config = dataclasses.replace(CONFIG, optimizer=dataclasses.replace(CONFIG.optimizer, kind=kind))
+    optimizer = make_optimizer(config.optimizer, config.steps)
+    graphdef, state = create_state(config, optimizer)
+    step = make_train_step(graphdef, optimizer, config)
+    schedule = learning_rate_schedule(config.optimizer, config.steps)
     for number in range(3):
         state, metrics = step(state, batch(number), jax.random.key(0))
         np.testing.assert_allclose(metrics["learning_rate"], schedule(number), rtol=1e-6)
-    np.testing.assert_allclose(learning_rate(CONFIG.optimizer, CONFIG.steps, state), schedule(3))
+    np.testing.assert_allclose(learning_rate(config.optimizer, config.steps, state), schedule(3))
+
+
+def test_muon_moves_kernels_alike_in_all_directions():
+    """However different the gradient's singular values are; all else moves as Adam moves it."""
+    config = OptimizerConfig(
+        kind="muon", learning_rate=0.01, warmup_steps=0, weight_decay=0.0, clip_norm=1e9
+    )
+    random = np.random.default_rng(0)
+    u, _, v = np.linalg.svd(random.standard_normal((72, 16)), full_matrices=False)
+    gradient = {
+        "features": (u * np.geomspace(1, 0.05, 16)) @ v,
+        "pixels": random.standard_normal((72, 3)),
+        "single": random.standard_normal((9, 1, 16)),
+        "bias": random.standard_normal(16),
+    }
+    gradient["features"] = gradient["features"].reshape(3, 3, 8, 16)
+    gradient = jax.tree.map(jnp.float32, gradient)
+    optimizer = make_optimizer(config, 10)
+    with jax.numpy_dtype_promotion("standard"):
+        step, _ = optimizer.update(gradient, optimizer.init(gradient), gradient)
+    matrix = -np.asarray(step["features"]).reshape(72, 16)
+    values = np.linalg.svd(matrix, compute_uv=False)
+    assert values.max() < 2 * values.min()
+    assert (np.diag(u.T @ matrix @ v.T) > 0.9 * values.min()).all(), "other directions"
+    assert np.sqrt(np.mean(matrix**2)) == pytest.approx(0.2 * 0.01, rel=0.2)
+    for name in ("pixels", "single", "bias"):
+        np.testing.assert_array_equal(np.sign(step[name]), -np.sign(gradient[name]))
+        np.testing.assert_allclose(np.abs(step[name]), np.abs(step[name]).max(), rtol=1e-3)
 
 
 def test_only_kernels_decay():
