@@ -1,4 +1,4 @@
-"""Which learning rate, clipping and b2: the quick preset's network, trained alike but for those.
+"""Which optimiser, rate, clipping and b2: the quick preset's network, trained alike but for those.
 
     nice python -m benchmarks.optimizers --output STUDY
     python -m benchmarks.optimizers --output STUDY --report
@@ -24,10 +24,19 @@ from sa_flax.files import write_whole
 
 
 def command(
-    run: Path, *, rate: float, clip: float, b2: float, final: float, seed: int, more: list[str]
+    run: Path,
+    *,
+    kind: str,
+    rate: float,
+    clip: float,
+    b2: float,
+    final: float,
+    seed: int,
+    more: list[str],
 ) -> list[str]:
     """The command of one training."""
     words = [sys.executable, "-m", "sa_flax.training", "quick", "--output", str(run)]
+    words += ["--optimizer.kind", kind]
     words += ["--optimizer.learning-rate", f"{rate:g}", "--optimizer.clip-norm", f"{clip:g}"]
     words += ["--optimizer.b2", f"{b2:g}", "--optimizer.final-fraction", f"{final:g}"]
     words += ["--seed", str(seed)]
@@ -50,12 +59,15 @@ def measured(run: Path) -> dict[str, Any]:
 def report(results: list[dict[str, Any]]) -> str:
     """A table in Markdown: one line for each setting, the mean over noise levels, seed by seed."""
     lines = [
-        "| rate | clipped at | b2 | ends at a share of | steps | validation (dB) | test (dB) |",
-        "| --- | --- | --- | --- | --- | --- | --- |",
+        "| optimiser | rate | clipped at | b2 | ends at a share of | steps | validation (dB) "
+        "| test (dB) |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
 
-    def setting(row: dict[str, Any]) -> tuple[float, ...]:
-        return row["rate"], row["clip"], row["b2"], row["final"], row["steps"]
+    def setting(row: dict[str, Any]) -> tuple[Any, ...]:
+        names = ("rate", "clip", "b2", "final", "steps")
+        # The first trainings were all by AdamW, and don't say so.
+        return row.get("kind", "adamw"), *(row[name] for name in names)
 
     for key, group in itertools.groupby(sorted(results, key=setting), key=setting):
         rows = sorted(group, key=lambda row: row["seed"])
@@ -63,13 +75,15 @@ def report(results: list[dict[str, Any]]) -> str:
             " / ".join(f"{statistics.mean(row[kind].values()):.2f}" for row in rows)
             for kind in ("validation", "test")
         ]
-        lines.append("| " + " | ".join([*(f"{value:g}" for value in key), *cells]) + " |")
+        kind, *numbers = key
+        lines.append("| " + " | ".join([kind, *(f"{n:g}" for n in numbers), *cells]) + " |")
     return "\n".join(lines)
 
 
 def main() -> int:
     """Trains what is not done yet; returns 0 when all is, or the code of what ended before."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--kinds", nargs="+", default=["adamw"], help="optimisers")
     parser.add_argument("--rates", nargs="+", type=float, default=[1e-3, 2e-3, 4e-3, 8e-3])
     parser.add_argument("--clips", nargs="+", type=float, default=[0.1, 0.2, 1.0])
     parser.add_argument("--b2s", nargs="+", type=float, default=[0.999], help="of AdamW")
@@ -82,20 +96,29 @@ def main() -> int:
     folder = arguments.output.resolve()
     folder.mkdir(parents=True, exist_ok=True)
     grid = itertools.product(
-        arguments.seeds, arguments.rates, arguments.clips, arguments.b2s, arguments.finals
+        arguments.seeds,
+        arguments.kinds,
+        arguments.rates,
+        arguments.clips,
+        arguments.b2s,
+        arguments.finals,
     )
-    for seed, rate, clip, b2, final in [] if arguments.report else grid:
-        varied = f"rate{rate:g}-clip{clip:g}-b2{b2:g}-final{final:g}"
+    for seed, kind, rate, clip, b2, final in [] if arguments.report else grid:
+        by = "" if kind == "adamw" else f"{kind}-"
+        varied = f"{by}rate{rate:g}-clip{clip:g}-b2{b2:g}-final{final:g}"
         name = f"{varied}-steps{arguments.steps}-seed{seed}"
         result, run = folder / f"{name}.json", folder / "work" / name
         if result.is_file():
             continue
         more = ["--steps", str(arguments.steps), "--evaluate-every", str(arguments.steps)]
-        words = command(run, rate=rate, clip=clip, b2=b2, final=final, seed=seed, more=more)
+        words = command(
+            run, kind=kind, rate=rate, clip=clip, b2=b2, final=final, seed=seed, more=more
+        )
         code, seconds = train(words)
         if code != 0:
             return code
         row = {
+            "kind": kind,
             "rate": rate,
             "clip": clip,
             "b2": b2,

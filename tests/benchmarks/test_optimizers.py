@@ -40,10 +40,14 @@ def test_each_training_once_and_a_table(tmp_path, monkeypatch, capsys):
         (p.config.steps, p.config.optimizer.clip_norm, p.config.optimizer.b2) for p in commands
     } == {(7, 0.2, 0.95)}
     assert len(list(tmp_path.glob("*.json"))) == 3
+    monkeypatch.setattr(sys, "argv", [*sys.argv, "--kinds", "muon", "--rates", "5e-3"])
+    assert optimizers.main() == 0
+    assert [parsed.config.optimizer.kind for parsed in commands] == 4 * ["adamw"] + ["muon"]
     assert not list((tmp_path / "work").iterdir())
-    table = capsys.readouterr().out.splitlines()
-    assert table[2:] == [
-        "| 0.002 | 0.2 | 0.95 | 0.01 | 7 | 16.50 | 30.00 |",
-        "| 0.004 | 0.2 | 0.95 | 0.01 | 7 | 17.50 | 30.00 |",
-        "| 0.008 | 0.2 | 0.95 | 0.01 | 7 | 19.50 | 30.00 |",
+    table = capsys.readouterr().out.splitlines()[-4:]
+    assert table == [
+        "| adamw | 0.002 | 0.2 | 0.95 | 0.01 | 7 | 16.50 | 30.00 |",
+        "| adamw | 0.004 | 0.2 | 0.95 | 0.01 | 7 | 17.50 | 30.00 |",
+        "| adamw | 0.008 | 0.2 | 0.95 | 0.01 | 7 | 19.50 | 30.00 |",
+        "| muon | 0.005 | 0.2 | 0.95 | 0.01 | 7 | 18.00 | 30.00 |",
     ]
