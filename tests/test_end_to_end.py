@@ -51,8 +51,9 @@ def newcomers(training_environment, tmp_path_factory) -> tuple[Path, str]:
 
 @pytest.fixture(scope="module")
 def command(few_pictures) -> list:
-    """The command of the runs that are compared."""
-    return [*TRAIN, *TINY, "--data.source", few_pictures, "--steps", "12"]
+    """The command of the runs that are compared, by the optimiser of the quick presets."""
+    muon = ["--optimizer.kind", "muon"]
+    return [*TRAIN, *TINY, *muon, "--data.source", few_pictures, "--steps", "12"]
 
 
 @pytest.fixture(scope="module")
