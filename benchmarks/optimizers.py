@@ -65,9 +65,7 @@ def report(results: list[dict[str, Any]]) -> str:
     ]
 
     def setting(row: dict[str, Any]) -> tuple[Any, ...]:
-        names = ("rate", "clip", "b2", "final", "steps")
-        # The first trainings were all by AdamW, and don't say so.
-        return row.get("kind", "adamw"), *(row[name] for name in names)
+        return tuple(row[name] for name in ("kind", "rate", "clip", "b2", "final", "steps"))
 
     for key, group in itertools.groupby(sorted(results, key=setting), key=setting):
         rows = sorted(group, key=lambda row: row["seed"])
@@ -104,8 +102,7 @@ def main() -> int:
         arguments.finals,
     )
     for seed, kind, rate, clip, b2, final in [] if arguments.report else grid:
-        by = "" if kind == "adamw" else f"{kind}-"
-        varied = f"{by}rate{rate:g}-clip{clip:g}-b2{b2:g}-final{final:g}"
+        varied = f"{kind}-rate{rate:g}-clip{clip:g}-b2{b2:g}-final{final:g}"
         name = f"{varied}-steps{arguments.steps}-seed{seed}"
         result, run = folder / f"{name}.json", folder / "work" / name
         if result.is_file():

@@ -294,7 +294,7 @@ class Photo:
             (self.camera, Camera()),
         )
         for index, (share, noise) in enumerate(parts):
-            if share > 0:  # or there is nothing to compile
+            if share > 0:  # what is never drawn need not be compiled
                 chosen = (below <= drawn) & (drawn < below + share)
                 noisy = jnp.where(chosen, noise(keys[1 + index], clean)[0], noisy)
             below += share

@@ -32,7 +32,9 @@ def test_each_training_once_and_a_table(tmp_path, monkeypatch, capsys):
     words = ["--rates", "2e-3", "4e-3", "8e-3", "--clips", "0.2", "--steps", "7", "--b2s", "0.95"]
     monkeypatch.setattr(sys, "argv", ["optimizers", *words, "--output", str(tmp_path)])
     assert optimizers.main() == 143
-    assert len(list(tmp_path.glob("work/rate*"))) == 1, "what was stopped is kept to go on with"
+    assert len(list(tmp_path.glob("work/adamw-rate*"))) == 1, (
+        "what was stopped is kept to go on with"
+    )
     assert optimizers.main() == 0
     rates = [parsed.config.optimizer.learning_rate for parsed in commands]
     assert rates == [0.002, 0.004, 0.008, 0.008]
