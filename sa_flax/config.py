@@ -34,8 +34,9 @@ class ModelConfig:
     """Name of the network (see sa_flax.list_models())."""
     channels: int = 3
     """3 for colour, 1 for gray."""
-    width: Annotated[int, AT_LEAST_ONE] = 32
-    """Features at full resolution; doubled at each level down."""
+    width: Annotated[int | tuple[int, ...], AT_LEAST_ONE] = 32
+    """Features at full resolution, doubled at each level down; or one number for each level, the
+    finest first."""
     levels: Annotated[int, AT_LEAST_ONE] = 4
     """Number of resolutions."""
     blocks: Annotated[int | tuple[int, ...], AT_LEAST_ONE] = 1

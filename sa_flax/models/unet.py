@@ -47,6 +47,17 @@ def _check_size(name: str, value: int, most: int) -> None:
         raise ValueError(f"{name} can't be more than {most}; got {value}.")
 
 
+def _check_sizes(name: str, values: Sequence[int], levels: int, most: int) -> list[int]:
+    if len(values) != levels:
+        raise ValueError(
+            f"{name} must be one number, or one for each of the {levels} levels; got "
+            f"{list(values)}."
+        )
+    for value in values:
+        _check_size(name, value, most)
+    return list(values)
+
+
 class AttentionUNet(nnx.Module):
     """U-Net denoiser: `model(noisy) -> clean`, any height and width, pictures in [0, 1].
 
@@ -63,7 +74,8 @@ class AttentionUNet(nnx.Module):
 
     Args:
       channels: 1 (gray) or 3 (colour), or any other number of channels of the picture.
-      width: features at full resolution; every level down doubles them.
+      width: features at full resolution, which every level down doubles; or those of each level,
+        the finest first.
       levels: number of resolutions; height and width are padded to multiples of 2^(levels - 1).
       blocks: residual blocks at each level, on each side: one number for all levels, or one for
         each, the finest first. A block at full resolution costs most and has the fewest parameters.
@@ -97,7 +109,7 @@ class AttentionUNet(nnx.Module):
         self,
         *,
         channels: int = 3,
-        width: int = 32,
+        width: int | Sequence[int] = 32,
         levels: int = 4,
         blocks: int | Sequence[int] = 1,
         attention: Kinds = "shuffle",
@@ -110,22 +122,19 @@ class AttentionUNet(nnx.Module):
         rngs: nnx.Rngs,
     ):
         _check_size("channels", channels, 2**16)
-        _check_size("width", width, 2**16)
         _check_size("levels", levels, 12)  # pictures are padded to multiples of 2048 then
-        counts = [blocks] * levels if isinstance(blocks, int) else list(blocks)
-        if len(counts) != levels:
-            raise ValueError(
-                f"blocks must be one number, or one for each of the {levels} levels; got {counts}."
-            )
-        for count in counts:
-            _check_size("blocks", count, 256)
+        if isinstance(width, int):
+            width = [width * 2**level for level in range(levels)]
+        widths = _check_sizes("width", width, levels, 2**16)
+        if isinstance(blocks, int):
+            blocks = [blocks] * levels
+        counts = _check_sizes("blocks", blocks, levels, 256)
         kinds = kinds_by_place(attention, attention_options, attend=attend, levels=levels)
         self.channels, self.levels, self.noise_level = channels, levels, noise_level
         self.remat, self.dtype = remat, dtype
         self.stride = 2 ** (levels - 1)
         kwargs: dict[str, Any] = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
         outer = {**kwargs, "dtype": None if dtype is None else statistics_dtype(dtype)}
-        widths = [width * 2**level for level in range(levels)]
 
         def stack(place: str, level: int) -> nnx.Sequential:
             kind, options = kinds[place]
@@ -137,14 +146,14 @@ class AttentionUNet(nnx.Module):
                 )
             )
 
-        self.head = conv3x3(channels + noise_level, width, **outer)
+        self.head = conv3x3(channels + noise_level, widths[0], **outer)
         self.encoder = nnx.List([stack(f"encoder.{i}", i) for i in range(levels - 1)])
         self.down = nnx.List([Downsample(a, b, **kwargs) for a, b in itertools.pairwise(widths)])
         self.bottom = stack("bottom", levels - 1)
         self.up = nnx.List([Upsample(b, a, **kwargs) for a, b in itertools.pairwise(widths)])
         self.decoder = nnx.List([stack(f"decoder.{i}", i) for i in range(levels - 1)])
         self.tail = conv3x3(
-            width,
+            widths[0],
             channels,
             kernel_init=variance_scaling(1e-4, "fan_in", "truncated_normal"),
             **outer,

@@ -4,6 +4,7 @@ An architecture may have several tables, one for each way its weights are named 
 first is the one that is written.
 """
 
+import itertools
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -117,6 +118,12 @@ def blocks_option(counts: Sequence[int]) -> int | list[int]:
     return counts[0] if len(set(counts)) == 1 else list(counts)
 
 
+def width_option(widths: Sequence[int]) -> int | list[int]:
+    """The U-Net's option `width` for so many features at each level, the finest first."""
+    doubled = all(b == 2 * a for a, b in itertools.pairwise(widths))
+    return widths[0] if doubled else list(widths)
+
+
 def _unet_tables(model: AttentionUNet) -> tuple[RuleTable, ...]:
     rules: list[Rule] = []
     for torch, flax in (("head", "head"), ("tail", "tail")):
@@ -157,9 +164,10 @@ def _unet_options(state: State) -> Options:
         sum(bool(re.fullmatch(rf"{place}\.\d+\.conv1\.weight", name)) for name in state)
         for place in (*(rf"encoder\.{i}" for i in range(levels - 1)), "bottom")
     ]
+    widths = [state[f"down.{level}.conv.weight"].shape[0] for level in range(levels - 1)]
     options: Options = {
         "channels": tail.shape[0],
-        "width": head.shape[0],
+        "width": width_option([head.shape[0], *widths]),
         "levels": levels,
         "blocks": blocks_option(blocks),
         "noise_level": head.shape[1] > tail.shape[0],

@@ -261,7 +261,7 @@ class AttentionUNet(nn.Module):
         self,
         *,
         channels: int = 3,
-        width: int = 32,
+        width: int | list[int] = 32,
         levels: int = 4,
         blocks: int | list[int] = 1,
         attention: str | dict[str, str] = "shuffle",
@@ -271,7 +271,8 @@ class AttentionUNet(nn.Module):
     ):
         super().__init__()
         self.levels, self.noise_level = levels, noise_level
-        widths = [width * 2**level for level in range(levels)]
+        doubled = isinstance(width, int)
+        widths = [width * 2**level for level in range(levels)] if doubled else width
         finer, coarser = widths[:-1], widths[1:]
 
         counts = [blocks] * levels if isinstance(blocks, int) else blocks
@@ -294,13 +295,13 @@ class AttentionUNet(nn.Module):
                 for a, b in zip(finer, coarser, strict=True)
             )
 
-        self.head = nn.Conv2d(channels + noise_level, width, 3, padding=1)
+        self.head = nn.Conv2d(channels + noise_level, widths[0], 3, padding=1)
         self.encoder = side("encoder")
         self.down = steps(up=False)
         self.bottom = stack("bottom", levels - 1)
         self.up = steps(up=True)
         self.decoder = side("decoder")
-        self.tail = nn.Conv2d(width, channels, 3, padding=1)
+        self.tail = nn.Conv2d(widths[0], channels, 3, padding=1)
 
     def forward(self, noisy: torch.Tensor, sigma: float | torch.Tensor | None = None):
         if (sigma is None) == self.noise_level:

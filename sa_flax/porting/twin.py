@@ -12,7 +12,7 @@ from sa_flax.errors import InputError
 from sa_flax.models.dncnn import DnCNN, fold_batch_norm
 from sa_flax.models.unet import AttentionUNet
 from sa_flax.modules.attention import make_attention
-from sa_flax.porting.architectures import blocks_option, unet_places
+from sa_flax.porting.architectures import blocks_option, unet_places, width_option
 from sa_flax.porting.attention_rules import (
     ATTENTION_RULES,
     Slot,
@@ -101,11 +101,12 @@ def twin_of(model: nnx.Module) -> Twin:
 
 def _unet_options(model: AttentionUNet) -> dict[str, Any]:
     places = unet_places(model)
+    stacks = (*model.encoder, model.bottom)
     options: dict[str, Any] = {
         "channels": model.channels,
-        "width": model.head.kernel.shape[-1],
+        "width": width_option([stack.layers[0].features for stack in stacks]),
         "levels": model.levels,
-        "blocks": blocks_option([len(stack.layers) for stack in (*model.encoder, model.bottom)]),
+        "blocks": blocks_option([len(stack.layers) for stack in stacks]),
         "attention": "none",
         "attend": "none",
         "noise_level": model.noise_level,
