@@ -28,11 +28,15 @@ def test_presets_are_valid_and_survive_json(name):
 
 
 def test_options_survive_json():
-    for model in (ModelConfig(attention_options={"groups": 4}), ModelConfig(blocks=(3, 2, 1, 1))):
+    for model in (
+        ModelConfig(attention_options={"groups": 4}),
+        ModelConfig(width=(48, 64, 96, 192), blocks=(3, 2, 1, 1)),
+    ):
         config = Config(model=model)
         assert from_json(to_json(config)) == config
     assert parse_command(["smoke", "--model.blocks", "3", "1"]).config.model.blocks == (3, 1)
     assert parse_command(["smoke", "--model.blocks", "3"]).config.model.blocks == 3
+    assert parse_command(["smoke", "--model.width", "8", "12"]).config.model.width == (8, 12)
 
 
 @pytest.mark.parametrize(

@@ -60,6 +60,8 @@ class DnCNN(nnx.Module):
             ("depth", depth, 2, 1000),
             ("width", width, 1, 2**16),
         ):
+            if isinstance(value, tuple | list):  # as a U-Net's width can be
+                raise ValueError(f"{name} must be one number; got {value}.")
             if value < least:
                 raise ValueError(f"{name} must be at least {least}; got {value}.")
             if value > most:

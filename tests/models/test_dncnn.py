@@ -9,6 +9,7 @@ from flax import nnx
 
 import sa_flax
 from sa_flax import porting
+from tests.annotations import refuses
 from tests.torch_reference.dncnn import DnCNN as TorchDnCNN
 from tests.torch_reference.weights import as_tensors, nchw, nhwc, randomise
 
@@ -126,6 +127,8 @@ def test_sizes_that_do_not_fit():
     for option, value in {"channels": 0, "depth": 1, "width": 0}.items():
         with pytest.raises(ValueError, match=option):
             sa_flax.create_model("dncnn", rngs=nnx.Rngs(0), **{option: value})
+    with refuses(r"width must be one number; got \(8, 16\)"):
+        sa_flax.create_model("dncnn", width=(8, 16), rngs=nnx.Rngs(0))
     model = sa_flax.create_model("dncnn", depth=2, width=2, rngs=nnx.Rngs(0))
     with pytest.raises(ValueError, match=r"\(B, H, W, 1\)"):
         model(jnp.ones((1, 4, 4, 3)))

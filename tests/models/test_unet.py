@@ -120,6 +120,24 @@ def test_blocks_of_each_level():
     }
 
 
+def test_features_of_each_level():
+    model = small(width=(12, 8, 20))
+    maps = model.features(picture(1, 8, 8, 3))
+    found = {place.rpartition(".")[0]: y.shape[-1] for place, y in maps.items()}
+    assert found == {
+        "encoder.0": 12,
+        "encoder.1": 8,
+        "bottom": 20,
+        "decoder.1": 8,
+        "decoder.0": 12,
+    }
+    sizes = [
+        [leaf.shape for leaf in jax.tree.leaves(nnx.state(small(width=width), nnx.Param))]
+        for width in (8, (8, 16, 32))
+    ]
+    assert sizes[0] == sizes[1]
+
+
 def test_errors():
     with refuses("'none', 'encoder', 'decoder' or 'both'"):
         small(attend="up")
@@ -129,6 +147,10 @@ def test_errors():
         small(width=0)
     with pytest.raises(ValueError, match=r"one for each of the 3 levels; got \[2, 1\]"):
         small(blocks=(2, 1))
+    with pytest.raises(ValueError, match=r"width .* one for each of the 3 levels; got \[8, 16\]"):
+        small(width=(8, 16))
+    with pytest.raises(ValueError, match="width must be at least 1"):
+        small(width=(8, 0, 8))
     with pytest.raises(ValueError, match="blocks must be at least 1"):
         small(blocks=(2, 0, 1))
     with pytest.raises(ValueError, match="Did you mean 'shuffle'"):

@@ -32,11 +32,15 @@ def _randomised(model: nnx.Module, seed: int = 0) -> nnx.Module:
 
 
 @pytest.mark.parametrize(
-    ("attention", "attend", "blocks"),
-    [("shuffle", "decoder", 1), ("shuffle", "both", 2), ("none", "none", 1)],
+    ("attention", "attend", "blocks", "width"),
+    [
+        ("shuffle", "decoder", 1, 8),
+        ("shuffle", "both", 2, 8),
+        ("none", "none", 1, [12, 6, 10]),
+    ],
 )
-def test_twin_gives_equal_outputs_and_gradients(attention, attend, blocks):
-    sizes = {"channels": 3, "width": 8, "levels": 3, "blocks": blocks}
+def test_twin_gives_equal_outputs_and_gradients(attention, attend, blocks, width):
+    sizes = {"channels": 3, "width": width, "levels": 3, "blocks": blocks}
     with jax.enable_x64(True):
         model = _randomised(
             sa_flax.create_model(

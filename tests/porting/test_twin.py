@@ -63,6 +63,8 @@ def test_the_networks_that_come_with_the_package(name):
             {"attention": "eca", "attend": "decoder", "blocks": (3, 1)},
             {"attention": "eca", "attend": "decoder", "blocks": [3, 1]},
         ),
+        ({"attention": "none", "width": (12, 8)}, {"width": [12, 8], "levels": 2}),
+        ({"attention": "none", "width": (8, 16)}, {"width": 8, "levels": 2}),
         (
             {"attention": "danet", "attend": "both", "attention_options": {"reduction": 2}},
             {"attention": "danet", "attend": "both", "attention_options": {"reduction": 4}},
@@ -106,7 +108,7 @@ def test_the_networks_that_come_with_the_package(name):
     ],
 )
 def test_options_of_the_twin(options, expected):
-    model = drawn("attention_unet", **SIZES, **options)
+    model = drawn("attention_unet", **(SIZES | options))
     twin = twin_of(model)
     if options.get("attention") == "danet":  # widths of 8 and 16: 2 and 4 tell the same
         expected = expected | {"attention_options": twin.options["attention_options"]}

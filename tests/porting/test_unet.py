@@ -86,6 +86,7 @@ def test_trained_here_used_there():
         {"attention": "shuffle", "attend": "decoder", "noise_level": True, "channels": 1},
         {"attention": "shuffle", "attend": "decoder", "blocks": 3},
         {"attention": "shuffle", "attend": "decoder", "levels": 3, "blocks": (2, 1, 3)},
+        {"attention": "shuffle", "attend": "decoder", "levels": 3, "width": (16, 8, 8)},
     ],
 )
 def test_weights_tell_the_options(options):
