@@ -271,8 +271,9 @@ class AttentionUNet(nn.Module):
     ):
         super().__init__()
         self.levels, self.noise_level = levels, noise_level
-        doubled = isinstance(width, int)
-        widths = [width * 2**level for level in range(levels)] if doubled else width
+        if isinstance(width, int):
+            width = [width * 2**level for level in range(levels)]
+        widths = list(width)
         finer, coarser = widths[:-1], widths[1:]
 
         counts = [blocks] * levels if isinstance(blocks, int) else blocks

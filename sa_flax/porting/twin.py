@@ -101,12 +101,12 @@ def twin_of(model: nnx.Module) -> Twin:
 
 def _unet_options(model: AttentionUNet) -> dict[str, Any]:
     places = unet_places(model)
-    stacks = (*model.encoder, model.bottom)
+    down = [*(places[f"encoder.{i}"] for i in range(model.levels - 1)), places["bottom"]]
     options: dict[str, Any] = {
         "channels": model.channels,
-        "width": width_option([stack.layers[0].features for stack in stacks]),
+        "width": width_option([blocks[0].features for blocks in down]),
         "levels": model.levels,
-        "blocks": blocks_option([len(stack.layers) for stack in stacks]),
+        "blocks": blocks_option([len(blocks) for blocks in down]),
         "attention": "none",
         "attend": "none",
         "noise_level": model.noise_level,
