@@ -109,12 +109,12 @@ class DnCNN(nnx.Module):
             raise ValueError(
                 f"this network denoises (B, H, W, {self.channels}) pictures; got {noisy.shape}."
             )
-        x = nnx.relu(self.convs[0](noisy))
+        x = self.convs[0](noisy, relu=True)
         for i in range(1, self.depth - 1):
-            x = self.convs[i](x)
             if self.batch_norm:
-                x = self.norms[i - 1](x)
-            x = nnx.relu(x)
+                x = nnx.relu(self.norms[i - 1](self.convs[i](x)))
+            else:
+                x = self.convs[i](x, relu=True)
         noise = self.convs[-1](x)
         return noisy - noise.astype(noisy.dtype)
 
