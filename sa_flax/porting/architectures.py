@@ -164,10 +164,17 @@ def _unet_options(state: State) -> Options:
         sum(bool(re.fullmatch(rf"{place}\.\d+\.conv1\.weight", name)) for name in state)
         for place in (*(rf"encoder\.{i}" for i in range(levels - 1)), "bottom")
     ]
-    widths = [state[f"down.{level}.conv.weight"].shape[0] for level in range(levels - 1)]
+    widths = [head.shape[0]]
+    for level in range(levels - 1):
+        down = state.get(f"down.{level}.conv.weight")
+        # One that is missing or damaged is named when the network is filled.
+        if down is None or down.ndim != 4:
+            widths.append(2 * widths[-1])
+        else:
+            widths.append(down.shape[0])
     options: Options = {
         "channels": tail.shape[0],
-        "width": width_option([head.shape[0], *widths]),
+        "width": width_option(widths),
         "levels": levels,
         "blocks": blocks_option(blocks),
         "noise_level": head.shape[1] > tail.shape[0],

@@ -12,6 +12,7 @@ from flax import nnx
 
 import sa_flax
 from sa_flax import porting
+from sa_flax.errors import PortingError
 from sa_flax.porting.attention_rules import ATTENTION_RULES
 from sa_flax.porting.convert import model_leaves
 from sa_flax.porting.torch_unet import AttentionUNet as TorchUNet
@@ -100,6 +101,16 @@ def test_weights_tell_the_options(options):
     assert rebuilt.noise_level == model.noise_level
     assert rebuilt.channels == model.channels
     assert _settings(model) == _settings(rebuilt)
+
+
+@pytest.mark.parametrize("damaged", [None, np.float32(1)])
+def test_an_entry_that_does_not_fit_is_named(damaged):
+    state = porting.to_torch(drawn_model("attention_unet", **SIZES))
+    state["down.0.conv.weight"] = damaged
+    with pytest.raises(
+        PortingError, match=r"1 (filled by nothing|of the wrong).*\n.*down\.0\.conv"
+    ):
+        porting.from_torch("attention_unet", {k: v for k, v in state.items() if v is not None})
 
 
 def _settings(model):
