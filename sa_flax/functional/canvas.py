@@ -3,7 +3,7 @@
 A compiled function takes one size. `on_canvas` lets pictures of any size go through it: the picture
 lies in the upper left corner of a canvas, and whoever looks beyond a pixel must see what they would
 see at the picture's end. Convolutions that pad (`sa_flax.modules.blocks.Conv`) put zeros there, by
-`blank_outside`; `sa_flax.functional.statistics` counts the picture's own pixels alone.
+`blank_beside`; `sa_flax.functional.statistics` counts the picture's own pixels alone.
 
 For pictures in parts, statistics of the whole are taken once (`Canvas.noted`) and used for every
 part (`Canvas.given`).
