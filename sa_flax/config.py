@@ -112,9 +112,10 @@ class OptimizerConfig:
     """Gradients are scaled down to this global norm."""
     ema_decay: Annotated[float, Limit(0, 1, below=True)] = 0.999
     """Decay of the exponential moving average of the parameters that is evaluated and kept."""
-    loss: Literal["charbonnier", "l1", "l2", "log_mse"] = "charbonnier"
-    """Distance between the denoised and the clean picture; log_mse is PSNR in other units, so that
-    faint and strong noise count alike (its gradients are larger: clip at about 3)."""
+    loss: Literal["charbonnier", "l1", "l2", "log_mse", "weighted_mse"] = "charbonnier"
+    """Distance between the denoised and the clean picture. Faint and strong noise count alike with
+    log_mse, which is PSNR in other units (its gradients are larger: clip at about 3), and with
+    weighted_mse, the mean square over the noise's standard deviation (clip at about 0.1)."""
     accumulate: Annotated[int, AT_LEAST_ONE] = 1
     """Work through each batch in this many parts, one after the other, and sum their gradients:
     less memory, the same step."""

@@ -17,14 +17,27 @@ from sa_flax.training.state import TrainState, learning_rate
 Metrics = dict[str, jax.Array]
 
 
-def reconstruction_loss(denoised: jax.Array, clean: jax.Array, kind: str) -> jax.Array:
+def reconstruction_loss(
+    denoised: jax.Array, clean: jax.Array, noisy: jax.Array, kind: str
+) -> jax.Array:
     """Mean distance: |d| (l1), d^2 (l2), or sqrt(d^2 + 0.001^2) (charbonnier).
 
     `log_mse` is the mean over the batch of log(a picture's mean d^2 + 5e-5): PSNR in other units
     (a picture of 20 dB counts as one of 30 does), levelling off at 43 dB: pictures next to perfect
     have the largest gradients, and would drown the others.
+
+    `weighted_mse` is the mean over the batch of
+
+        mean d^2 / sqrt(mean n^2 + (2/255)^2),    n = noisy - clean,
+
+    of each picture: what a network leaves of white noise is about in proportion to the noise's
+    standard deviation, so that strong and faint noise count alike, but not, as with `log_mse`, what
+    is smooth and what is textured.
     """
     difference = denoised.astype(jnp.float32) - clean
+    if kind == "weighted_mse":
+        mse, noise = (jnp.mean(jnp.square(x), axis=(1, 2, 3)) for x in (difference, noisy - clean))
+        return jnp.mean(mse * jax.lax.rsqrt(noise + (2 / 255) ** 2))
     if kind == "log_mse":
         return jnp.mean(jnp.log(jnp.mean(jnp.square(difference), axis=(1, 2, 3)) + 5e-5))
     if kind == "l1":
@@ -72,7 +85,7 @@ def make_train_step(
             # copy=True: without it, batch norm's statistics would leak a tracer.
             model = nnx.merge(graphdef, params, rest, copy=True)
             denoised = model(noisy, sigma) if config.model.noise_level else model(noisy)
-            loss = reconstruction_loss(denoised, clean, config.optimizer.loss)
+            loss = reconstruction_loss(denoised, clean, noisy, config.optimizer.loss)
             rest = nnx.state(model, nnx.Not(nnx.Param))
             return loss, (rest, jnp.mean(psnr(denoised.astype(jnp.float32), clean)))
 

@@ -81,11 +81,13 @@ def test_conditioning_and_bfloat16_train():
         ("l2", 0.04),
         ("charbonnier", (0.04 + 1e-6) ** 0.5),
         ("log_mse", np.log(0.04 + 5e-5)),
+        ("weighted_mse", 0.04 / (0.1**2 + (2 / 255) ** 2) ** 0.5),
     ],
 )
 def test_losses(kind, value):
     clean = jnp.full((1, 4, 4, 1), 0.5)
-    np.testing.assert_allclose(reconstruction_loss(clean + 0.2, clean, kind), value, rtol=1e-5)
+    loss = reconstruction_loss(clean + 0.2, clean, clean - 0.1, kind)
+    np.testing.assert_allclose(loss, value, rtol=1e-5)
 
 
 def test_log_mse_is_a_mean_of_decibels():
@@ -93,7 +95,16 @@ def test_log_mse_is_a_mean_of_decibels():
     clean = jnp.zeros((2, 4, 4, 1))
     denoised = clean + jnp.array([0.1, 0.01]).reshape(2, 1, 1, 1)
     expected = np.mean(np.log(np.array([0.01, 0.0001]) + 5e-5))
-    np.testing.assert_allclose(reconstruction_loss(denoised, clean, "log_mse"), expected, rtol=1e-5)
+    loss = reconstruction_loss(denoised, clean, clean, "log_mse")
+    np.testing.assert_allclose(loss, expected, rtol=1e-5)
+
+
+def test_weighted_mse_is_of_each_picture_by_its_own_noise():
+    clean = jnp.zeros((2, 4, 4, 1))
+    noise, left = (jnp.array(x).reshape(2, 1, 1, 1) for x in ([0.2, 0.05], [0.1, 0.01]))
+    expected = np.mean([0.1**2 / np.hypot(0.2, 2 / 255), 0.01**2 / np.hypot(0.05, 2 / 255)])
+    loss = reconstruction_loss(clean - left, clean, clean + noise, "weighted_mse")
+    np.testing.assert_allclose(loss, expected, rtol=1e-5)
 
 
 def test_schedule():
