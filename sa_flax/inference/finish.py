@@ -26,6 +26,8 @@ _RISES, _DARK, _BLACK = 16.0, 0.06, 0.05
 # it is not known to be noise, all the less where the fiftieth has less than an eighth of the rest.
 _SIDE, _FIFTIETH, _ALIKE = 16, 0.02, 32.0
 _FAINT, _UNLIKE = 0.5 / 255, 8.0
+# The same of a picture as a whole: what would not be seen, and is not worth a risk.
+_UNSEEN, _UNEVEN = 0.7 / 255, 6.0
 # Blocks with more than this share of their pixels at a limit, and those with less than this
 # standard deviation (a frame, a drawing), do not tell.
 _AT_LIMIT, _BLANK = 0.05, 0.3 / 255
@@ -138,7 +140,7 @@ class Removed:
     Attributes:
       power: for the fine and the coarse band, (1024, C): mean square at a brightness from 0 to 1.
       doubtful: (1024, 1), the share of it that is not known to be noise: where it is faint and not
-        alike in all blocks.
+        alike in all blocks, and all of it where it is so in the picture as a whole.
     """
 
     power: tuple[np.ndarray, np.ndarray]
@@ -165,6 +167,8 @@ class Removed:
         power = [part * np.minimum(_ALIKE * least / total, 1) for part in power]
         total = np.minimum(total, _ALIKE * least)
         doubtful = _FAINT**2 / total * np.minimum(total / (_UNLIKE * least), 1)
+        whole, lost = (np.take(x, _level(light)).mean() for x in (total, least))
+        doubtful += np.square(_UNSEEN**2 / whole * np.minimum(whole / (_UNEVEN * lost), 1))
         return cls((power[0], power[1]), np.minimum(doubtful, 1))
 
     def deviation(self, clean: np.ndarray) -> np.ndarray:
