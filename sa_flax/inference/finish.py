@@ -26,7 +26,8 @@ _RISES, _DARK, _BLACK = 16.0, 0.06, 0.05
 # it is not known to be noise, all the less where the fiftieth has less than an eighth of the rest.
 _SIDE, _FIFTIETH, _ALIKE = 16, 0.02, 32.0
 _FAINT, _UNLIKE = 0.5 / 255, 8.0
-# The same of a picture as a whole: what would not be seen, and is not worth a risk.
+# The same of a picture as a whole: what would not be seen is not worth the risk. (That share is
+# squared: what would be seen is.)
 _UNSEEN, _UNEVEN = 0.7 / 255, 6.0
 # Blocks with more than this share of their pixels at a limit, and those with less than this
 # standard deviation (a frame, a drawing), do not tell.
