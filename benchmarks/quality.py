@@ -21,6 +21,7 @@ import json
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -201,11 +202,12 @@ def _bm3d(bm3d: Any, noisy: np.ndarray, sigma: float | None) -> np.ndarray:
 
 
 def networks(
-    names: list[str], *, alone: bool = False
+    names: list[str], *, alone: bool = False, self_ensemble: bool = False
 ) -> tuple[dict[str, Method], dict[str, Method]]:
     """Saved networks as methods: those for colour pictures, and those for gray ones.
 
     With `alone` nothing is put back into their results, nothing mended, and nothing handed over.
+    With `self_ensemble` the results are means over eight flips and rotations.
     """
     from sa_flax.inference.denoiser import Denoiser
 
@@ -214,10 +216,17 @@ def networks(
         for network in loaded.values():
             network.keep_detail, network.declip, network.specialists = 0.0, False, {}
         loaded = {f"{name} alone": network for name, network in loaded.items()}
-    return (
-        {name: network.method for name, network in loaded.items() if network.channels == 3},
-        {name: network.method for name, network in loaded.items() if network.suits_gray},
-    )
+    if self_ensemble:
+        loaded = {f"{name}, self-ensemble": network for name, network in loaded.items()}
+
+    def those(which: Callable[[Denoiser], bool]) -> dict[str, Method]:
+        return {
+            name: partial(network.method, self_ensemble=self_ensemble)
+            for name, network in loaded.items()
+            if which(network)
+        }
+
+    return those(lambda network: network.channels == 3), those(lambda network: network.suits_gray)
 
 
 def measure(methods: dict[str, Method], cases: Iterator[Case], most: int) -> dict[str, Any]:
@@ -326,6 +335,11 @@ def main() -> None:
         action="store_true",
         help="nothing is put back into results, nothing mended, nothing handed over",
     )
+    parser.add_argument(
+        "--self-ensemble",
+        action="store_true",
+        help="networks' results are means over eight flips and rotations",
+    )
     parser.add_argument("--json", type=Path, default=RESULTS, help="where results are added")
     parser.add_argument("--plot", action="store_true", help="only draw what the JSON holds")
     arguments = parser.parse_args()
@@ -335,7 +349,11 @@ def main() -> None:
         from sa_flax import list_pretrained
 
         others = {} if arguments.no_peers else peers()
-        colour, gray = networks(arguments.models or list_pretrained(), alone=arguments.alone)
+        colour, gray = networks(
+            arguments.models or list_pretrained(),
+            alone=arguments.alone,
+            self_ensemble=arguments.self_ensemble,
+        )
         for title, cases in sets(arguments.data).items():
             if arguments.only and not {title, title.split(":")[0]} & set(arguments.only):
                 continue

@@ -95,11 +95,7 @@ def parser() -> Parser:
         help="keep pictures with white noise, which photo hands to color or gray: they know it "
         "better",
     )
-    options.add_argument(
-        "--self-ensemble",
-        action="store_true",
-        help="mean over eight flips and rotations: a little better, eight times the work",
-    )
+    networks.add_self_ensemble(options)
     options.add_argument(
         "--estimate-noise",
         action="store_true",

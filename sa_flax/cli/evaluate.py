@@ -5,6 +5,7 @@ import dataclasses
 import os
 import sys
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -80,6 +81,7 @@ def parser() -> Parser:
     options.add_argument(
         "--baseline", action="store_true", help="measure scikit-image's non-local means as well"
     )
+    networks.add_self_ensemble(options)
     networks.add_dtype(options)
     options.add_argument(
         "--seed",
@@ -126,6 +128,7 @@ def run(options: argparse.Namespace, stop: Stop) -> int:
     model = options.model or networks.default()
     if options.json is not None:
         about = {} if pairs else {"noises": _described(noises), "seed": options.seed}
+        about |= {"self_ensemble": options.self_ensemble}
         work.write_json(options.json, {"model": model, **about, "results": means, "pictures": each})
     if options.csv is not None:
         from sa_flax.inference.pairs import to_csv
@@ -205,7 +208,7 @@ def _with_noise(
     methods: dict[str, evaluation.Method] = {}
     if options.baseline:
         methods[evaluation.BASELINE] = evaluation.non_local_means
-    methods[_label(options)] = chosen.method
+    methods[_label(options)] = partial(chosen.method, self_ensemble=options.self_ensemble)
     each: Rows = []
     means = evaluation.evaluate(
         methods,
@@ -280,7 +283,7 @@ def _on_pairs(options: argparse.Namespace) -> tuple[str, Rows, Rows, int]:
 def _as_the_command_does(chosen: networks.Chosen, options: argparse.Namespace):
     """What `sa-flax denoise` does to the pixels of a file, so that the two can't disagree."""
     sigma = options.sigma[0] if options.sigma else None
-    function = function_of(chosen, sigma)
+    function = function_of(chosen, sigma, self_ensemble=options.self_ensemble)
     return lambda pixels: function(pixels, 0)
 
 

@@ -100,9 +100,20 @@ class Chosen:
         self.instead = self._gray
         return self._for_gray
 
-    def method(self, noisy: "np.ndarray", sigma: float | None) -> "np.ndarray":
+    def method(
+        self, noisy: "np.ndarray", sigma: float | None, *, self_ensemble: bool = False
+    ) -> "np.ndarray":
         """The form that evaluation compares: float pictures (H, W, C), sigma in [0, 1] units."""
-        return self.of(noisy).method(noisy, sigma)
+        return self.of(noisy).method(noisy, sigma, self_ensemble=self_ensemble)
+
+
+def add_self_ensemble(options: argparse.ArgumentParser) -> None:
+    """Adds whether pictures go through the network turned and mirrored as well."""
+    options.add_argument(
+        "--self-ensemble",
+        action="store_true",
+        help="mean over eight flips and rotations: a little better, eight times the work",
+    )
 
 
 def add_dtype(options: argparse.ArgumentParser) -> None:

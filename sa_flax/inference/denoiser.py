@@ -288,9 +288,12 @@ class Denoiser:
         sigma = 0.0 if self.takes_noise_level else None
         return self._forward.lower(self._state, picture, sigma).compile()
 
-    def method(self, noisy: np.ndarray, sigma: float | None) -> np.ndarray:
+    def method(
+        self, noisy: np.ndarray, sigma: float | None, *, self_ensemble: bool = False
+    ) -> np.ndarray:
         """The form that `evaluate` compares: a blind network is not told the noise level."""
-        return self(noisy, sigma if self.takes_noise_level else None)
+        told = sigma if self.takes_noise_level else None
+        return self(noisy, told, self_ensemble=self_ensemble)
 
     def _network(self, state: nnx.State[Any, Any], noisy: jax.Array, sigma: Any) -> jax.Array:
         network = nnx.merge(self._graphdef, state, copy=True)

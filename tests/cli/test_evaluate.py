@@ -9,7 +9,10 @@ import pytest
 from PIL import Image
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
+from sa_flax.inference.denoiser import Denoiser
+from sa_flax.inference.evaluate import noisy_version
 from sa_flax.models.saved import save_pretrained
+from sa_flax.noise import Gaussian
 from sa_flax.pictures import read_picture
 from tests.torch_reference.weights import drawn_model
 
@@ -39,13 +42,15 @@ def pairs(tmp_path):
     return tmp_path
 
 
-def test_on_pairs_it_agrees_with_what_denoise_writes(sa_flax, pairs, run_directory):
+@pytest.mark.parametrize("both", [(), ("--self-ensemble",)])
+def test_on_pairs_it_agrees_with_what_denoise_writes(sa_flax, pairs, run_directory, both):
     code, out, _ = sa_flax(
         *("evaluate", run_directory, "--images", pairs / "clean", "--noisy", pairs / "noisy"),
-        *("--json", pairs / "scores.json", "--csv", pairs / "scores.csv", "--baseline"),
+        *("--json", pairs / "scores.json", "--csv", pairs / "scores.csv", "--baseline", *both),
     )
     assert code == 0
-    assert sa_flax("denoise", pairs / "noisy", "--output", pairs / "out")[0] == 0
+    words = ("--model", run_directory, "--output", pairs / "out", *both)
+    assert sa_flax("denoise", pairs / "noisy", *words)[0] == 0
     report = strict(pairs / "scores.json")
     network = run_directory.name
     rows = {(row["picture"], row["method"]): row for row in report["pictures"]}
@@ -148,6 +153,26 @@ def test_no_network_shares_a_row_with_another(
     assert len(rows) == len({row["method"] for row in rows}) == 3
     assert len({row["psnr"] for row in rows}) == 3
     assert len([line for line in out.splitlines() if " / " in line]) == 4
+
+
+def test_self_ensemble_on_added_noise(sa_flax, folder, tmp_path, run_directory):
+    scores = tmp_path / "scores.json"
+    words = ("evaluate", run_directory, "--images", folder, "--sigma", 25, "--json", scores)
+    assert sa_flax(*words, "--self-ensemble")[0] == 0
+    report = strict(scores)
+    assert report["self_ensemble"] is True
+    clean = read_picture(folder / "a.png").pixels.astype(np.float32) / 255
+    noisy, _ = noisy_version(clean, Gaussian(25), seed=0, index=0)
+    denoiser = Denoiser.from_pretrained(run_directory)
+    for options in ({"self_ensemble": True}, {}):
+        result = np.round(255 * denoiser(noisy, **options)) / np.float32(255)
+        expected = peak_signal_noise_ratio(clean, result, data_range=1)
+        (row,) = (
+            row
+            for row in report["pictures"]
+            if (row["picture"], row["method"]) == ("a.png", run_directory.name)
+        )
+        assert (row["psnr"] == pytest.approx(expected, abs=1e-4)) == bool(options)
 
 
 def test_no_noise_at_all_is_valid_json(sa_flax, folder, tmp_path, run_directory):

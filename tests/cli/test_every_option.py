@@ -18,7 +18,7 @@ LINES = [
     "denoise {in}/a.png -o {tmp}/a.jpg --model {told} --sigma 25 --devices 2 --quality 90 --quiet",
     "denoise {in}/a.png -o {tmp}/a.png --model {run} --window 8 --no-specialists",
     "evaluate {run} --images {in} --sigma 25 --baseline --seed 3 --dtype float32 "
-    "--json {tmp}/e.json --csv {tmp}/e.csv --quiet",
+    "--self-ensemble --json {tmp}/e.json --csv {tmp}/e.csv --quiet",
     "evaluate --model {run} --images {pairs} --noisy {pairs} --noisy-suffix _real "
     "--clean-suffix _mean --verbose",
     "evaluate {run} --images {in} --noise gaussian poisson_gaussian correlated --sigma 20 "
