@@ -36,12 +36,20 @@ def _loss(model, half, channels: int) -> float:
 
 
 def _figures(name: str) -> str:
+    """A line for each set and noise; a column more where something is known by self-ensemble."""
     quality = json.loads(QUALITY.read_text())
-    lines = ["| pictures: noise | input | output |", "| --- | --- | --- |"]
-    for title, result in quality.items():
-        if name in result["psnr"]:
-            before, after = (f"{result['psnr'][m]:.2f}" for m in ("input", name))
-            lines.append(f"| {title} | {before} | {after} |")
+    columns = {"input": "input", "output": name, "by `--self-ensemble`": f"{name}, self-ensemble"}
+    measured = {title: result["psnr"] for title, result in quality.items()}
+    measured = {title: psnr for title, psnr in measured.items() if name in psnr}
+    columns = {
+        title: method
+        for title, method in columns.items()
+        if any(method in psnr for psnr in measured.values())
+    }
+    lines = [f"| pictures: noise | {' | '.join(columns)} |", "| --- " * (len(columns) + 1) + "|"]
+    for title, psnr in measured.items():
+        cells = (f"{psnr[m]:.2f}" if m in psnr else "" for m in columns.values())
+        lines.append(f"| {title} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
