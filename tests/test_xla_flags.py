@@ -20,10 +20,10 @@ ONEDNN = "--xla_cpu_experimental_onednn_custom_call"
 
 @pytest.fixture
 def release(monkeypatch):
-    """Sets the version of jaxlib that is found, on a processor that knows no bfloat16; malloc stays
-    as it is."""
+    """Sets the version of jaxlib that is found, on a processor of which nothing is known; malloc
+    stays as it is."""
     monkeypatch.setattr(xla_flags, "_keep_large_blocks", lambda: None)
-    monkeypatch.setattr(xla_flags, "_multiplies_bfloat16", lambda: False)
+    monkeypatch.setattr(xla_flags, "_has", lambda feature: False)
     return lambda version: monkeypatch.setattr(xla_flags, "_jaxlib_version", lambda: version)
 
 
@@ -68,26 +68,28 @@ def test_leaves_the_users_choice(monkeypatch, release):
 
 
 @pytest.mark.parametrize(
-    ("version", "bfloat16", "user", "fast"),
+    ("version", "features", "user", "taken", "fast"),
     [
-        ("0.12.0.1", True, "", True),
-        ("0.12.0.1", False, "", False),
-        ("0.10.2", True, "", False),
-        ("0.13.0", True, "", False),
-        ("0.12.0.1", True, f"{ONEDNN}=false", False),
-        ("0.12.0.1", False, f"{ONEDNN}=true", False),
-        ("0.10.2", True, f"{ONEDNN}=true", False),
+        ("0.12.0.1", "avx2 avx512_bf16", "", True, True),
+        ("0.12.0.1", "avx2 amx_bf16", "", True, True),
+        ("0.12.0.1", "avx2", "", True, False),
+        ("0.12.0.1", "avx", "", False, False),
+        ("0.10.2", "avx2 avx512_bf16", "", False, False),
+        ("0.13.0", "avx2 avx512_bf16", "", False, False),
+        ("0.12.0.1", "avx2 avx512_bf16", f"{ONEDNN}=false", False, False),
+        ("0.12.0.1", "avx", f"{ONEDNN}=true", True, False),
+        ("0.10.2", "avx2 avx512_bf16", f"{ONEDNN}=true", True, False),
     ],
 )
-def test_convolutions_of_onednn_where_the_processor_multiplies_bfloat16(
-    monkeypatch, release, version, bfloat16, user, fast
+def test_convolutions_of_onednn_and_whether_bfloat16_is_fast(
+    monkeypatch, release, version, features, user, taken, fast
 ):
     release(version)
-    monkeypatch.setattr(xla_flags, "_multiplies_bfloat16", lambda: bfloat16)
+    monkeypatch.setattr(xla_flags, "_has", lambda feature: feature in features.split())
     monkeypatch.setenv("XLA_FLAGS", user)
     assert not xla_flags.is_bfloat16_fast()
     xla_flags.tune_cpu()
-    assert (f"{ONEDNN}=true" in os.environ["XLA_FLAGS"].split()) == (fast or "=true" in user)
+    assert (f"{ONEDNN}=true" in os.environ["XLA_FLAGS"].split()) == taken
     assert xla_flags.is_bfloat16_fast() == fast
 
 
