@@ -19,7 +19,8 @@ _WIDE = {"--xla_cpu_prefer_vector_width": "512"}
 
 # Convolutions of oneDNN. A whole picture takes 0.83 of the time in float32 where the processor
 # multiplies bfloat16, and 0.74 to 0.8 on one with AVX2 alone, where a training step takes as long
-# or a tenth less. In bfloat16, which without it gains nothing, a picture takes 0.46.
+# or a tenth less (on two other EPYCs once 0.85 and 1.08). In bfloat16, which without it gains
+# nothing, a picture takes 0.46.
 _ONEDNN = {"--xla_cpu_experimental_onednn_custom_call": "true"}
 _ONEDNN_RELEASES = ((0, 12),)
 
