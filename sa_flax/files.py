@@ -72,7 +72,7 @@ def write_whole(path: str | os.PathLike[str], writer: Content) -> None:
     """
     path = Path(path)
     try:
-        if _is_written_through(path):
+        if is_written_through(path):
             _write_through(path, writer)
         else:
             _replace(Path(os.path.realpath(path)), writer)
@@ -89,7 +89,7 @@ def write_by_name(path: str | os.PathLike[str], writer: Callable[[Path], object]
       path: where to.
       writer: writes one file to the path that it is given, which ends as `path` does.
     """
-    with tempfile.TemporaryDirectory(prefix="sa_flax-") as folder:
+    with tempfile.TemporaryDirectory(prefix="sa_flax-") as folder, _unless_ended(Path(folder)):
         temporary = Path(folder, f"file{Path(path).suffix}")
         writer(temporary)
         with temporary.open("rb") as content:
@@ -101,10 +101,26 @@ def discard_unfinished() -> None:
     _lock.acquire()
     for temporary in _unfinished:
         with contextlib.suppress(OSError):
-            temporary.unlink()
+            if temporary.is_dir():
+                shutil.rmtree(temporary)
+            else:
+                temporary.unlink()
 
 
-def _is_written_through(path: Path) -> bool:
+@contextlib.contextmanager
+def _unless_ended(temporary: Path) -> Iterator[None]:
+    """Inside, `discard_unfinished` removes this file or folder."""
+    with _lock:
+        _unfinished.add(temporary)
+    try:
+        yield
+    finally:
+        with _lock:
+            _unfinished.discard(temporary)
+
+
+def is_written_through(path: Path) -> bool:
+    """Whether `path` is a pipe, a device or an open stream, which `write_whole` doesn't replace."""
     if os.path.abspath(path).startswith(_THROUGH) or os.path.realpath(path).startswith(_THROUGH):
         return True
     try:
@@ -152,20 +168,18 @@ def _beside(path: Path) -> Iterator[tuple[Path, BinaryIO]]:
         except FileExistsError:  # left by a process that was killed and had the same number
             continue
         break
-    with _lock:
-        _unfinished.add(temporary)
-    try:
-        yield temporary, file
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
-        with _lock:
-            _unfinished.discard(temporary)
+    with _unless_ended(temporary):
+        try:
+            yield temporary, file
+        finally:
+            with contextlib.suppress(OSError):
+                temporary.unlink()
 
 
 def _put(writer: Content, file: BinaryIO) -> None:
     if isinstance(writer, str):
-        file.write(writer.encode("utf-8"))
+        # Names of files, which texts may hold, need not be text; \udce9 is what JSON makes of them.
+        file.write(writer.encode("utf-8", "backslashreplace"))
     elif isinstance(writer, bytes):
         file.write(writer)
     else:

@@ -61,13 +61,14 @@ def run(options: argparse.Namespace, stop: Stop) -> int:
         options.paths, options.output, overwrite=options.overwrite, suffix=options.format
     )
 
-    def noisy(pixels: "np.ndarray", index: int) -> "np.ndarray":
+    def noisy(pixels: "np.ndarray", index: int, page: int) -> "np.ndarray":
         from sa_flax.inference.evaluate import noisy_version
         from sa_flax.pictures import on_colours
 
-        return on_colours(
-            lambda clean: noisy_version(clean, noise, seed=options.seed, index=index)[0], pixels
-        )
+        def draw(clean: "np.ndarray") -> "np.ndarray":
+            return noisy_version(clean, noise, seed=options.seed, index=index, page=page)[0]
+
+        return on_colours(draw, pixels)
 
     return work.process(
         plan,

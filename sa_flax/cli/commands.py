@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from sa_flax import __version__
 from sa_flax.cli.stopping import Stop, Stopped
 from sa_flax.errors import InputError, exit_code, nearest
+from sa_flax.files import discard_unfinished
 
 # name -> (module with `add_options(parser)` and `run(options, stop)`, one line for the help)
 COMMANDS = {
@@ -44,6 +45,7 @@ _LESS_MEMORY = "Close other programs, or give smaller pictures."
 def run(arguments: Sequence[str] | None, stop: Stop) -> int:
     """Runs the command that `arguments` (of this process, where None) ask for."""
     words = list(sys.argv[1:] if arguments is None else arguments)
+    stop.tidy = discard_unfinished
     for stream in (sys.stdout, sys.stderr):  # names of files may be no text at all
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")

@@ -9,13 +9,12 @@ from typing import TYPE_CHECKING, Any, TextIO
 from sa_flax import __version__
 from sa_flax.cli import jobs, networks, work
 from sa_flax.cli.options import Parser, add_words, ending, hint_at_scale, level, place, share, whole
+from sa_flax.cli.sheets import Sheets
 from sa_flax.cli.stopping import Stop
 from sa_flax.errors import InputError
 
 if TYPE_CHECKING:
     import numpy as np
-
-    from sa_flax.pictures import Picture
 
 COMPUTES = True
 FORMATS = (
@@ -168,6 +167,7 @@ def run(options: argparse.Namespace, stop: Stop) -> int:
     plan = jobs.plan(
         options.paths, options.output, overwrite=options.overwrite, suffix=options.format
     )
+    sheets = Sheets(plan, overwrite=options.overwrite) if options.compare else None
     hint_at_scale(options.sigma)
     chosen = networks.Chosen(
         options.model,
@@ -177,10 +177,19 @@ def run(options: argparse.Namespace, stop: Stop) -> int:
         memory=options.memory,
         specialists=not options.no_specialists,
     )
+    if options.window is not None:
+        chosen.check_window()
     if not options.quiet and options.output != jobs.STREAM:
         print(f"network: {chosen.name}{f', in {chosen.dtype}' if chosen.dtype else ''}", flush=True)
+
+    def at_end(there: Sequence[tuple[str, str]]) -> None:
+        if sheets is not None:
+            sheets.complete(there, stop)
+        if options.report is not None:
+            _write_report(options.report, there, chosen.name, stop)
+
     return work.process(
-        plan,
+        plan if sheets is None else sheets.plan,
         function_of(
             chosen,
             options.sigma,
@@ -194,10 +203,8 @@ def run(options: argparse.Namespace, stop: Stop) -> int:
         kind=work.Kind(options.format, options.quality),
         stop=stop,
         words=work.Words(options.quiet, options.verbose, "denoised"),
-        after=[_write_comparison] if options.compare else [],
-        at_end=None
-        if options.report is None
-        else lambda done: _write_report(options.report, done, chosen.name, stop),
+        after=[] if sheets is None else [sheets.write],
+        at_end=at_end,
         instead=lambda: chosen.instead,
         json_file=options.json,
         about={
@@ -207,15 +214,6 @@ def run(options: argparse.Namespace, stop: Stop) -> int:
             "sigma": options.sigma,
         },
     )
-
-
-def _write_comparison(source: Path, target: Path, before: "Picture", after: "Picture") -> None:
-    from sa_flax.inference.comparison import compare
-    from sa_flax.pictures import Picture, write_picture
-
-    del source
-    sheet = Picture(compare(before.pixels, after.pixels), {})
-    write_picture(target.with_name(f"{target.stem}_compare.png"), sheet)
 
 
 def _write_report(page: Path, done: Sequence[tuple[str, str]], name: str, stop: Stop) -> None:
@@ -237,7 +235,7 @@ def function_of(
     estimate: TextIO | None = None,
     **finish: Any,
 ) -> work.Function:
-    """What `denoise` and `evaluate` do to a picture: (pixels, its place) -> pixels.
+    """What `denoise` and `evaluate` do to a picture: (pixels, its place, its page) -> pixels.
 
     Args:
       chosen: the network.
@@ -260,8 +258,8 @@ def function_of(
         if stop is not None and done < total:
             stop.check()
 
-    def function(pixels: "np.ndarray", index: int) -> "np.ndarray":
-        del index
+    def function(pixels: "np.ndarray", index: int = 0, page: int = 0) -> "np.ndarray":
+        del index, page
         from sa_flax.pictures import on_colours
 
         denoiser = chosen.of(pixels)

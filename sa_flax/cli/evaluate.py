@@ -284,7 +284,7 @@ def _as_the_command_does(chosen: networks.Chosen, options: argparse.Namespace):
     """What `sa-flax denoise` does to the pixels of a file, so that the two can't disagree."""
     sigma = options.sigma[0] if options.sigma else None
     function = function_of(chosen, sigma, self_ensemble=options.self_ensemble)
-    return lambda pixels: function(pixels, 0)
+    return lambda pixels: function(pixels, 0, 0)
 
 
 def _baseline(pixels: "np.ndarray") -> "np.ndarray":

@@ -9,7 +9,7 @@ from sa_flax.cli import networks
 from sa_flax.cli.options import Parser, add_words, place
 from sa_flax.cli.stopping import Stop
 from sa_flax.errors import InputError
-from sa_flax.files import discard_unfinished, write_by_name
+from sa_flax.files import write_by_name
 
 if TYPE_CHECKING:
     import numpy as np
@@ -93,7 +93,6 @@ def run(options: argparse.Namespace, stop: Stop) -> int:
         darktable.check_name(output.stem)
     model, config, card = networks.load_with_card(options.model)
     difference = None
-    stop.tidy = discard_unfinished
     with stop.after("this network"):
 
         def writer(temporary: Path) -> None:

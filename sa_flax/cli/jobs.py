@@ -70,7 +70,8 @@ def plan(
 
     Raises:
       InputError: where nothing is asked for, a folder holds no pictures, two results would have
-        one name, a result would overwrite an original, or `output` can't be what it should be.
+        one name, a result would overwrite an original, `output` can't be what it should be, or is
+        of another kind than `suffix` says.
     """
     if not paths:
         raise InputError("give at least one picture or folder.")
@@ -79,7 +80,9 @@ def plan(
     one_file = len(paths) == 1 and not os.path.isdir(paths[0])
     if one_file and not os.path.isdir(output):
         _check_ending(output)
+    among = False
     if one_file and _names_a_picture(output) and not os.path.isdir(output):
+        _check_kind(output, suffix)
         found, left_out = [(paths[0], output)], list[str]()
     else:
         if not one_file and _names_a_picture(output) and not os.path.exists(output):
@@ -92,14 +95,14 @@ def plan(
                 f"{output} is a file; --output must be a folder"
                 f"{'' if one_file else ' where there is more than one picture'}."
             )
-        found, left_out = _into_folder(paths, output, suffix)
+        found, left_out, among = _into_folder(paths, output, suffix)
     _check_clashes(found)
     jobs = [Job(source, target, index) for index, (source, target) in enumerate(found)]
     if overwrite:
         return Plan(tuple(jobs), left_out=tuple(left_out))
     done = tuple(job for job in jobs if _is_done(job))
     to_do = [job for job in jobs if job not in done]
-    if left_out:  # results lie among pictures: what is older than its original may be one of them
+    if among:  # what is older than its original may be somebody's picture
         to_do = [dataclasses.replace(job, refusal=_may_be_an_original(job)) for job in to_do]
     return Plan(tuple(to_do), done, tuple(left_out))
 
@@ -125,6 +128,17 @@ def _check_ending(output: Path) -> None:
         )
 
 
+def _check_kind(output: Path, suffix: str | None) -> None:
+    """Raises InputError where the suffix that is asked for is another kind than the file's."""
+    from sa_flax.pictures.formats import by_suffix
+
+    if suffix is not None and by_suffix(output) is not by_suffix(f"a{suffix}"):
+        raise InputError(
+            f"{output} is to be {output.suffix}, and --format {suffix[1:]} says otherwise: leave "
+            "--format out, or name the file so."
+        )
+
+
 def _names_a_picture(path: Path) -> bool:
     from sa_flax.pictures import SUFFIXES
 
@@ -141,12 +155,14 @@ def _to_stream(paths: Sequence[Path]) -> Plan:
 
 def _into_folder(
     paths: Sequence[Path], output: Path, suffix: str | None
-) -> tuple[list[tuple[Path, Path]], list[str]]:
-    """(source, target) of all pictures, and lines about files that are left out."""
+) -> tuple[list[tuple[Path, Path]], list[str], bool]:
+    """(source, target) of all pictures, lines about files that are left out, and whether the
+    results lie among pictures."""
     from sa_flax.pictures import survey
 
     found: list[tuple[Path, Path]] = []
     left_out: list[str] = []
+    among = False
     for path in paths:
         if path == STREAM:
             found.append((path, output / UNNAMED))  # its suffix is known once it is read
@@ -155,18 +171,20 @@ def _into_folder(
             left_out += [f"{other}: {reason}" for other, reason in others[:_NAMED]]
             if len(others) > _NAMED:
                 left_out.append(f"{path}: {len(others) - _NAMED} more files that are no pictures")
-            own = results_in(output, pictures) if not _same(path, output) else set()
+            own = set() if _holds(output, path) else results_in(output, pictures)
             if own:
+                among = True
                 left_out.append(f"{output}: {len(own)} pictures in it, which are results")
             pictures = [picture for picture in pictures if picture not in own]
             if not pictures:
                 raise InputError(f"no pictures in {path}.")
             found += [(picture, output / picture.relative_to(path)) for picture in pictures]
         else:
+            among |= _same(path.parent, output)
             found.append((path, output / path.name))
     # A file named beside its folder is one picture, not two of one name.
     once = {(target, os.path.realpath(source)): (source, target) for source, target in found}
-    return _with_suffixes(list(once.values()), suffix), left_out
+    return _with_suffixes(list(once.values()), suffix), left_out, among
 
 
 def _with_suffixes(
@@ -174,17 +192,23 @@ def _with_suffixes(
 ) -> list[tuple[Path, Path]]:
     """Targets with the suffix that is asked for, or with one that can be written.
 
-    The result of a.gif is a.png, or a.gif.png where a.png is another's.
+    The result of a.gif is a.png, or a.gif.png where a.png is another's; that of a.b, where .b is no
+    suffix of a picture, is a.b.png, or whatever is in it.
     """
-    from sa_flax.pictures import output_suffix
+    from sa_flax.pictures import output_suffix, start_of
 
     natural = {target for _, target in found}
     named = []
     for source, target in found:
-        written = suffix or (output_suffix(target) if target.name != UNNAMED else target.suffix)
-        if target.name != UNNAMED and target.suffix and written.lower() != target.suffix.lower():
-            renamed = target.with_suffix(written)
-            target = target.with_name(target.name + written) if renamed in natural else renamed
+        if target.name != UNNAMED:
+            known = _names_a_picture(target)
+            written = suffix or output_suffix(target, b"" if known else start_of(source))
+            appended = target.with_name(target.name + written)
+            if not known:
+                target = appended
+            elif written.lower() != target.suffix.lower():
+                renamed = target.with_suffix(written)
+                target = appended if renamed in natural else renamed
         named.append((source, target))
     return named
 
@@ -203,6 +227,12 @@ def results_in(output: Path, pictures: Sequence[Path]) -> set[Path]:
 
 def _same(first: Path, second: Path) -> bool:
     return os.path.realpath(first) == os.path.realpath(second)
+
+
+def _holds(outer: Path, inner: Path) -> bool:
+    """Whether `inner` is the folder `outer`, or lies in it."""
+    outside, inside = (os.path.join(os.path.realpath(p), "") for p in (outer, inner))
+    return inside.startswith(outside)
 
 
 def _check_clashes(found: Sequence[tuple[Path, Path]]) -> None:

@@ -73,6 +73,17 @@ class Chosen:
             denoiser.specialists = {}
         return denoiser
 
+    def check_window(self) -> None:
+        """Raises InputError where a window would change nothing."""
+        from flax import nnx
+
+        layers = (layer for _, layer in nnx.iter_modules(self.asked.model))
+        if not any(hasattr(layer, "window") for layer in layers):
+            raise InputError(
+                f"--window would change nothing: {self.name} has no attention that takes "
+                "statistics. Leave it out."
+            )
+
     def note(self, specialist: str) -> None:
         """The last picture was handed to this one."""
         self.instead = specialist

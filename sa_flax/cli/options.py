@@ -58,13 +58,14 @@ class Parser(argparse.ArgumentParser):
           InputError: where they are wrong; the message names what was given.
         """
         known = [name for action in self._actions for name in action.option_strings]
+        words = list(words)
+        if "--" in words:
+            words = _without_separator(words)
         for word in words:  # before argparse, which would first say what is missing
             option = word.partition("=")[0]
-            if option == "--":
-                break
             if option.startswith("--") and option not in known:
                 raise self._unknown(option, known)
-        options, unknown = self.parse_known_intermixed_args(list(words))
+        options, unknown = self.parse_known_intermixed_args(words)
         if unknown:
             raise self._unknown(unknown[0], known)
         return options
@@ -98,6 +99,18 @@ class Parser(argparse.ArgumentParser):
 
     def _more(self) -> str:
         return f"See {self.prog} --help."
+
+
+def _without_separator(words: list[str]) -> list[str]:
+    """What follows -- is no option: names of files, put before all options, -x as ./-x.
+
+    argparse loses the separator where options and paths are mixed.
+    """
+    cut = words.index("--")
+    before, names = words[:cut], words[cut + 1 :]
+    first = next((i for i, w in enumerate(before) if w.startswith("-") and w != "-"), len(before))
+    named = [os.path.join(".", w) if w.startswith("-") and w != "-" else w for w in names]
+    return [*before[:first], *named, *before[first:]]
 
 
 def _number(text: str, kind: Callable[[str], float], what: str) -> float:

@@ -6,7 +6,6 @@ import os
 from sa_flax.cli.options import Parser, add_words, place, whole
 from sa_flax.cli.stopping import Stop
 from sa_flax.errors import InputError
-from sa_flax.files import discard_unfinished
 from sa_flax.limits import LARGEST_CHECKPOINT
 
 COMPUTES = True
@@ -78,7 +77,6 @@ def run(options: argparse.Namespace, stop: Stop) -> int:
     for written in (options.output / "model.safetensors", options.torch_file):
         if written is not None and os.path.realpath(written) == os.path.realpath(source):
             raise InputError(f"{written} would overwrite the checkpoint. Choose another place.")
-    stop.tidy = discard_unfinished
     with stop.after("this checkpoint"):
         try:
             port_checkpoint(

@@ -11,7 +11,7 @@ from sa_flax.cli import work
 from sa_flax.cli.options import Parser, add_words, place
 from sa_flax.cli.stopping import Stop
 from sa_flax.errors import InputError
-from sa_flax.files import discard_unfinished, write_whole
+from sa_flax.files import write_whole
 
 if TYPE_CHECKING:
     from sa_flax.inference.report import Entry
@@ -67,16 +67,18 @@ def run(options: argparse.Namespace, stop: Stop) -> int:
     work.check_report_files({"--output": output})
     from sa_flax.pictures import find_pictures
 
+    originals = _ByName(before)
+    truths = None if options.clean is None else _ByName(options.clean)
     entries, alone = [], []
     for picture in find_pictures(results):
-        if picture.stem.endswith("_compare"):  # of denoise --compare
-            continue
         name = picture.relative_to(results)
-        original = _of_name(before, name)
+        original = originals.of(name)
+        if original is None and picture.stem.endswith("_compare"):  # of denoise --compare
+            continue
         if original is None:
             alone.append(f"{picture}: has no original of its name in {before}")
             continue
-        clean = None if options.clean is None else _of_name(options.clean, name)
+        clean = None if truths is None else truths.of(name)
         entries.append(Entry(str(name), original, picture, clean))
     if not entries:
         raise InputError(
@@ -99,7 +101,6 @@ def write_page(path: Path, entries: Iterable["Entry"], title: str, stop: Stop) -
     """
     from sa_flax.inference.report import build
 
-    stop.tidy = discard_unfinished
     page = build(entries, title=title)
     write_whole(path, page.html())
     return page.left_out
@@ -115,11 +116,23 @@ def _holding(results: Path) -> Path:
     raise InputError("say where the originals are: --before DIR, the folder that was denoised.")
 
 
-def _of_name(folder: Path, name: Path) -> Path | None:
-    """The picture in `folder` with the place and name of `name`, whatever kind of file it is."""
-    from sa_flax.pictures import SUFFIXES
+class _ByName:
+    """The pictures in `folder` and below by place and name, whatever kind of file they are."""
 
-    if (folder / name).is_file():
-        return folder / name
-    same = (folder / name.with_suffix(suffix) for suffix in SUFFIXES)
-    return next((path for path in same if path.is_file()), None)
+    def __init__(self, folder: Path):
+        from sa_flax.pictures import SUFFIXES, find_pictures
+
+        names = sorted(
+            (picture.relative_to(folder) for picture in find_pictures(folder)),
+            key=lambda name: SUFFIXES.index(name.suffix.lower()),
+        )
+        self._folder = folder
+        self._names = set(names)
+        self._stems = {name.with_suffix(""): name for name in reversed(names)}
+
+    def of(self, name: Path) -> Path | None:
+        """The picture that has a result of that place and name, which for a.gif may be a.png, or
+        a.gif.png."""
+        stem = name.with_suffix("")
+        found = next((n for n in (name, self._stems.get(stem)) if n in self._names), stem)
+        return self._folder / found if (self._folder / found).is_file() else None

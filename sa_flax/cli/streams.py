@@ -18,10 +18,10 @@ def read(source: Path) -> tuple[list["Picture"], str]:
     Raises:
       InputError: naming the file, where it can't be read.
     """
-    from sa_flax.pictures import decode_pages, output_suffix, read_pages
+    from sa_flax.pictures import decode_pages, output_suffix, read_pages, start_of
 
     if source != STREAM:
-        return read_pages(source), output_suffix(source)
+        return read_pages(source), output_suffix(source, start_of(source))
     encoded = sys.stdin.buffer.read()
     if not encoded:
         raise InputError("-: nothing came through standard input.")

@@ -13,18 +13,18 @@ from typing import TYPE_CHECKING, Any
 from sa_flax import strict_json
 from sa_flax.cli import streams
 from sa_flax.cli.commands import unexpected
-from sa_flax.cli.jobs import STREAM, Job, Plan
+from sa_flax.cli.jobs import STREAM, Job, Plan, check_target
 from sa_flax.cli.progress import Progress
 from sa_flax.cli.stopping import Stop, Stopped
 from sa_flax.errors import InputError, no_room, out_of_memory
-from sa_flax.files import discard_unfinished, write_whole
+from sa_flax.files import is_written_through, write_whole
 
 if TYPE_CHECKING:
     import numpy as np
 
     from sa_flax.pictures import Picture
 
-Function = Callable[["np.ndarray", int], "np.ndarray"]
+Function = Callable[["np.ndarray", int, int], "np.ndarray"]
 After = Callable[[Path, Path, "Picture", "Picture"], None]
 
 
@@ -91,13 +91,13 @@ def process(
     about: dict[str, Any] | None = None,
     kind: Kind | None = None,
 ) -> int:
-    """Reads each picture, applies `function(pixels, index)` and writes the result; the exit code.
+    """Reads each picture, applies `function` to its pages and writes the result; the exit code.
 
     Whatever goes wrong with a picture, it is named and the others are done.
 
     Args:
       plan: what to do.
-      function: (pixels, place among all that was asked for) -> pixels.
+      function: (pixels, place among all that was asked for, number of the page from 0) -> pixels.
       stop: says when to end early.
       words: how much is said.
       after: called with source, target, picture and result of each that is done.
@@ -111,7 +111,6 @@ def process(
     Raises:
       Stopped: after a signal.
     """
-    stop.tidy = discard_unfinished
     stream = sys.stderr if any(job.target == STREAM for job in plan.jobs) else sys.stdout
     progress = Progress(len(plan.jobs), quiet=words.quiet, verbose=words.verbose, stream=stream)
     for line in plan.left_out:
@@ -119,7 +118,7 @@ def process(
     records: list[Record] = []
     try:
         for job in plan.jobs:
-            with stop.after("this picture"):
+            with stop.after("this picture, or the tile at hand of a large one"):
                 record = _one(job, function, after, instead, progress, words, kind or Kind())
             records.append(record)
             if record.status == "no room":  # nor will there be for the others
@@ -132,11 +131,13 @@ def process(
     finally:
         progress.close()
     _summarise(plan, records, progress, words, stop)
-    if at_end is not None:
-        there = [(str(job.source), str(job.target)) for job in plan.done]
-        at_end(there + [(r.source, r.target) for r in records if r.status == "done"])
-    if json_file is not None:
-        write_report(json_file, plan, records, about or {}, stop)
+    try:
+        if json_file is not None:
+            write_report(json_file, plan, records, about or {}, stop)
+    finally:
+        if at_end is not None:
+            there = [(str(job.source), str(job.target)) for job in plan.done]
+            at_end(there + [(r.source, r.target) for r in records if r.status == "done"])
     stop.check()
     return 1 if any(r.status == "failed" for r in records) else 0
 
@@ -162,7 +163,8 @@ def _one(
         height, width = pages[0].pixels.shape[:2]
         streams.check_writable(target, suffix, pages)
         results = [
-            dataclasses.replace(page, pixels=function(page.pixels, job.index)) for page in pages
+            dataclasses.replace(page, pixels=function(page.pixels, job.index, number))
+            for number, page in enumerate(pages)
         ]
         streams.write(target, suffix, results, quality=kind.quality)
         for call in after:
@@ -272,6 +274,8 @@ def check_report_files(options: Mapping[str, Path | None]) -> None:
                 f"{path} names a picture; {option} writes a text: give it another name."
             )
         place = os.path.realpath(path)
+        if not is_written_through(path):
+            check_target(Path(place))
         if place in taken:
             raise InputError(f"{taken[place]} and {option} would both be written to {path}.")
         taken[place] = option

@@ -19,7 +19,7 @@ from sa_flax.inference.arrays import as_batch, check_values, from_unit, to_unit
 from sa_flax.inference.box import channel_means
 from sa_flax.inference.finish import REACH, Finish
 from sa_flax.inference.rows import Rows
-from sa_flax.inference.whole_or_tiles import Engine, Pair, Report, ignore
+from sa_flax.inference.whole_or_tiles import Engine, Pair, Report, ignore, over_flips
 from sa_flax.models.saved import from_pretrained
 from sa_flax.models.saved_use import declips, keep_detail_of, specialists_of, suits_gray
 from sa_flax.pictures import is_gray, split_alpha
@@ -360,9 +360,14 @@ class Denoiser:
             rows = rows[: len(clean) - first, : clean.shape[1]]
             clean[first : first + len(rows)] = from_unit(rows, clean.dtype)
 
-        if self._rows is not None:
+        rows = self._rows
+        if rows is not None:
             x = convert(noisy)
-            y = self._rows.run(lambda x: self._forward(self._state, x, sigma), x)
+
+            def whole(x: np.ndarray) -> np.ndarray:
+                return rows.run(lambda x: self._forward(self._state, x, sigma), x)
+
+            y = over_flips(whole, x) if self_ensemble else whole(x)
             report(1, 1)
             if look([(x, y)]):
                 write(0, back(x, y))

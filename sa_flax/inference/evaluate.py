@@ -60,14 +60,16 @@ def non_local_means(noisy: np.ndarray, sigma: float | None) -> np.ndarray:
 
 
 def noisy_version(
-    clean: np.ndarray, noise: Noise, *, seed: int, index: int
+    clean: np.ndarray, noise: Noise, *, seed: int, index: int, page: int = 0
 ) -> tuple[np.ndarray, float | None]:
     """Picture number `index` of a set, with its fixed noise, and the noise's level in [0, 1] units.
 
-    The level is None for noise that has none. Nothing is compiled anew for a picture of another
-    size, or, except for white noise, only when its sides need more steps of 64 pixels.
+    Each `page` of a picture has its own. The level is None for noise that has none. Nothing is
+    compiled anew for a picture of another size, or, except for white noise, only when its sides
+    need more steps of 64 pixels.
     """
     key = jax.random.fold_in(jax.random.key(seed), index)
+    key = jax.random.fold_in(key, page) if page else key
     if isinstance(noise, Gaussian) and not noise.clip:
         key = jax.random.fold_in(key, round(noise.sigma * 1000))
         # Every number is a function of the key and its place, however many are drawn.

@@ -13,11 +13,12 @@ from skimage.restoration import estimate_sigma
 
 from sa_flax.errors import InputError
 from sa_flax.inference.comparison import both_rgb8, most_detailed, removed, rgb8
-from sa_flax.pictures import read_pages
-from sa_flax.pictures.values import span
+from sa_flax.pictures import read_pages, split_alpha
+from sa_flax.pictures.values import Span, span
 
 MOST = 60  # pictures on a page; more would make it too large to open
 _LONGEST = 1200  # pixels of the longer side of a whole picture on the page
+_LEAST = 16  # pixels of the shorter side that a level of noise is told from
 _PART = 400, 600  # height and width of the part that is shown pixel by pixel
 
 
@@ -104,23 +105,40 @@ def figures(before: np.ndarray, after: np.ndarray, clean: np.ndarray | None) -> 
     height, width = before.shape[:2]
     first, second = both_rgb8(before, after)
     change = first.astype(np.float32) - second
-    levels = noise_level(first), noise_level(second)
+    levels = "the picture is too small to tell"
+    if min(height, width) >= _LEAST:
+        levels = f"sigma {noise_level(first):.1f} before, {noise_level(second):.1f} after"
     said = {
         "size": f"{width} x {height}",
-        "estimated noise": f"sigma {levels[0]:.1f} before, {levels[1]:.1f} after",
+        "estimated noise": levels,
         "removed": f"standard deviation {change.std():.1f}, mean {change.mean():+.2f} of 255",
     }
-    if clean is not None and clean.shape == before.shape:
-        colours = clean.shape[-1] - (clean.shape[-1] in (2, 4)) if clean.ndim == 3 else None
-        values = [_psnr(x[..., :colours], clean[..., :colours]) for x in (before, after)]
-        said["PSNR"] = f"{values[0]:.2f} dB before, {values[1]:.2f} dB after"
+    if clean is not None:
+        said["PSNR"] = _psnr(before, after, clean)
     return said
 
 
-def _psnr(picture: np.ndarray, clean: np.ndarray) -> float:
-    low, high, _ = span(clean)
-    mse = np.mean((picture.astype(np.float64) - clean) ** 2)
-    return float(10 * np.log10((high - low) ** 2 / mse)) if mse else float("inf")
+def _psnr(before: np.ndarray, after: np.ndarray, clean: np.ndarray) -> str:
+    """PSNR of the colours. Every depth has a white of its own; files of one depth share it."""
+    truth = _colours(clean)
+    if truth.shape != _colours(before).shape:
+        return "not known: the true picture has another size or other colours"
+    shared = span(truth)
+    said = []
+    for picture, when in ((before, "before"), (after, "after")):
+        colours = _colours(picture)
+        own = shared if colours.dtype == truth.dtype else span(colours)
+        mse = np.mean((_unit(colours, own) - _unit(truth, shared)) ** 2)
+        said.append(f"{-10 * np.log10(mse) if mse else np.inf:.2f} dB {when}")
+    return ", ".join(said)
+
+
+def _colours(pixels: np.ndarray) -> np.ndarray:
+    return split_alpha(pixels[..., None] if pixels.ndim == 2 else pixels)[0]
+
+
+def _unit(pixels: np.ndarray, scale: Span) -> np.ndarray:
+    return (pixels.astype(np.float64) - scale.low) / (scale.high - scale.low)
 
 
 def _section(entry: Entry, number: int) -> str:

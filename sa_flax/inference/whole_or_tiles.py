@@ -126,7 +126,7 @@ class Engine:
             def whole(part: np.ndarray) -> np.ndarray:
                 return self.at_once(state, part, sigma)
 
-            y = _over_flips(whole, x) if self_ensemble else whole(x)
+            y = over_flips(whole, x) if self_ensemble else whole(x)
             report(1, 1)
             if look is None or look([(x, y)]):
                 write(0, back(x, y))
@@ -158,7 +158,7 @@ class Engine:
         network = on_canvas_of(plan.tile)
 
         def raw(x: np.ndarray) -> np.ndarray:
-            return _over_flips(network, x) if self_ensemble else network(x)
+            return over_flips(network, x) if self_ensemble else network(x)
 
         def read(row: int, column: int) -> np.ndarray:
             h, w = plan.valid
@@ -249,7 +249,7 @@ def _continued(picture: np.ndarray, stride: int) -> np.ndarray:
     return picture
 
 
-def _over_flips(network: Callable[[np.ndarray], np.ndarray], x: np.ndarray) -> np.ndarray:
+def over_flips(network: Callable[[np.ndarray], np.ndarray], x: np.ndarray) -> np.ndarray:
     """Mean of the network's results for the eight flips and rotations of x, turned back."""
     total = np.zeros(x.shape, np.float32)
     for turns in range(4):

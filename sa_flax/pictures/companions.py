@@ -54,13 +54,16 @@ def companions(
     return metadata, turn
 
 
-def fitting(metadata: dict[str, Any], pixels: np.ndarray) -> dict[str, Any]:
+def fitting(
+    metadata: dict[str, Any], pixels: np.ndarray, *, knows_gray: bool = True
+) -> dict[str, Any]:
     """The metadata without a profile for colours that such pixels can't have.
 
-    One for RGB stays with a gray picture: many have it so.
+    One for RGB stays with a gray picture: many have it so. One for gray doesn't where the format
+    stores gray as RGB.
     """
     profile = metadata.get("icc_profile", b"")
-    gray = pixels.ndim == 2 or pixels.shape[2] < 3
+    gray = knows_gray and (pixels.ndim == 2 or pixels.shape[2] < 3)
     possible = (b"RGB ", b"GRAY") if gray else (b"RGB ",)
     if profile[36:40] == b"acsp" and profile[16:20] not in possible:
         return {name: value for name, value in metadata.items() if name != "icc_profile"}

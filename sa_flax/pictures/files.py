@@ -161,7 +161,7 @@ def _fit(entry: Format, page: Picture) -> Picture:
     pixels = np.ascontiguousarray(pixels, pixels.dtype.newbyteorder("="))
     if pixels.ndim == 3 and pixels.shape[-1] == 1:
         pixels = pixels[..., 0]
-    return Picture(pixels, fitting(metadata, pixels))
+    return Picture(pixels, fitting(metadata, pixels, knows_gray=entry.gray))
 
 
 def what_cannot_be_written(
@@ -224,6 +224,15 @@ def output_suffix(path: str | os.PathLike[str], content: bytes = b"") -> str:
         entry = by_content(content[:32])
         suffix = entry.suffixes[0] if entry else ".png"
     return dict(entry.instead).get(suffix.lower(), suffix) if entry else suffix
+
+
+def start_of(path: str | os.PathLike[str]) -> bytes:
+    """The first 32 bytes of a file, which tell its format; none where it can't be read."""
+    try:
+        with open(path, "rb") as file:
+            return file.read(32)
+    except OSError:
+        return b""
 
 
 def _written_suffixes() -> list[str]:
@@ -307,6 +316,7 @@ __all__ = [
     "output_suffix",
     "read_pages",
     "read_picture",
+    "start_of",
     "survey",
     "what_cannot_be_written",
     "write_pages",

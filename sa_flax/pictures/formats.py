@@ -26,6 +26,7 @@ class Format:
       instead: the suffix of what is written in its stead, for suffixes that are not written.
       numbers: what numbers it holds.
       alpha: whether it holds transparency.
+      gray: whether it holds gray, which the others store as RGB.
       side: its longest side, in pixels.
       package: what must be installed for it;
       extra: by the name that pip knows it under.
@@ -39,6 +40,7 @@ class Format:
     instead: tuple[tuple[str, str], ...] = ()
     numbers: tuple[str, ...] = ("uint8",)
     alpha: bool = False
+    gray: bool = True
     side: int = 2**31 - 1
     package: str = ""
     extra: str = ""
@@ -100,6 +102,7 @@ FORMATS = (
         "webp:read",
         "webp:write",
         alpha=True,
+        gray=False,
         side=16383,
     ),
     Format("BMP", (".bmp", ".dib"), rb"BM", "simple:read_bmp", "simple:write_bmp"),
@@ -120,6 +123,7 @@ FORMATS = (
         "simple:read_avif",
         "simple:write_avif",
         alpha=True,
+        gray=False,
         side=65535,
     ),
     Format(

@@ -95,7 +95,11 @@ def _metadata(segments: list[_Segment]) -> tuple[dict[str, Any], int]:
         elif marker == 0xE2 and data.startswith(_PROFILE) and len(data) > 14:
             profile[data[12]] = data[14:]
         elif marker == _COMMENT and data:
-            text.append(("Comment", data.decode("utf-8", "replace").rstrip("\0")))
+            try:
+                comment = data.decode("utf-8")
+            except UnicodeDecodeError:
+                comment = data.decode("latin-1")
+            text.append(("Comment", comment.rstrip("\0")))
     whole = b"".join(profile[number] for number in sorted(profile))
     if sorted(profile) != list(range(1, len(profile) + 1)):
         whole = b""  # a part is missing

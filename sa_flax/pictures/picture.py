@@ -18,9 +18,9 @@ class Picture:
         applied.
       metadata: what is written again beside the pixels, as far as the format can hold it:
         `icc_profile`, `exif`, `xmp` (bytes), `dpi` (x, y), `text` (pairs of name and text), and
-        how the file was compressed; `fourth`, where the last channel is something else than alpha.
-        What shows the picture itself (previews, thumbnails, layers)
-        is not among it.
+        how the file was compressed; `fourth`, where the last channel is something else than alpha;
+        `white_is_zero`, where gray values without a white of their own are stored upside down. What
+        shows the picture itself (previews, thumbnails, layers) is not among it.
     """
 
     pixels: np.ndarray

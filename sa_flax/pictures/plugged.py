@@ -126,8 +126,18 @@ def _jxl_size(data: bytes) -> tuple[int, int]:
 
 
 def write_jxl(file: BinaryIO, picture: Picture, quality: int | None) -> None:
-    """Writes a JPEG XL file; see `files.write_picture`."""
+    """Writes a JPEG XL file; see `files.write_picture`.
+
+    Raises:
+      InputError: for a picture with another colour profile than sRGB: the package writes none.
+    """
     _load("pillow_jxl", "jxl")
+    profile = picture.metadata.get("icc_profile", b"")
+    if profile and b"sRGB" not in profile.replace(b"\0", b""):
+        raise InputError(
+            "JPEG XL files are written without a colour profile, and this picture has one that is "
+            "not sRGB; use --format png"
+        )
     options: dict[str, Any] = {"quality": quality or JXL_QUALITY}
     if quality == 100:
         options = {"lossless": True}

@@ -70,6 +70,12 @@ def read(data: bytes, limit: int) -> Pages:
         del number
         if bits == 16 and colour in (0, 2, 4, 6):
             pixels = _pixels16(chunks, width, height, colour, interlaced)
+        elif bits < 8 and colour == 0:  # Pillow stretches the gray levels, but not the key's
+            opaque = [chunk for chunk in chunks if chunk.name != b"tRNS"]
+            pixels = pixels_of(open_image(_pixels_alone(opaque), "PNG", limit))
+            top = 2**bits - 1
+            key = _key(chunks, 1)
+            pixels = with_key(pixels, None if key is None else (key & top) * (255 // top), top=255)
         else:
             pixels = pixels_of(open_image(_pixels_alone(chunks), "PNG", limit))
         metadata, turn = _metadata(chunks)
@@ -108,10 +114,15 @@ def _pixels16(
         pixels = decode(mode, f"{mode};16B").astype(np.uint16)
         np.left_shift(pixels, 8, out=pixels)
         np.bitwise_or(pixels, decode(mode, f"{mode};16L"), out=pixels)
-    key = next((c.data for c in chunks if c.name == b"tRNS" and c.whole), b"")
-    if colour in (0, 2) and len(key) == (2 if colour == 0 else 6):
-        return with_key(pixels, np.frombuffer(key, ">u2").astype(np.uint16), top=65535)
+    if colour in (0, 2):
+        return with_key(pixels, _key(chunks, 1 if colour == 0 else 3), top=65535)
     return pixels
+
+
+def _key(chunks: list[_Chunk], channels: int) -> np.ndarray | None:
+    """The colour that is transparent, where there is one."""
+    key = next((c.data for c in chunks if c.name == b"tRNS" and c.whole), b"")
+    return np.frombuffer(key, ">u2").astype(np.uint16) if len(key) == 2 * channels else None
 
 
 def _metadata(chunks: list[_Chunk]) -> tuple[dict[str, Any], int]:

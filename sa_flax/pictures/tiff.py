@@ -274,10 +274,14 @@ def _arranged(array: np.ndarray, page: tifffile.TiffPage) -> tuple[np.ndarray, d
     channels = pixels.shape[-1]
     if channels > 4:
         raise InputError(f"has {channels} channels; pictures have 1 to 4.")
-    if page.photometric == _WHITE_IS_ZERO and pixels.dtype.kind == "u":
-        pixels = np.iinfo(pixels.dtype).max - pixels
     extra = [int(kind) for kind in page.extrasamples]
     own: dict[str, Any] = {}
+    if page.photometric == _WHITE_IS_ZERO:
+        if pixels.dtype.kind == "u":
+            gray = np.iinfo(pixels.dtype).max - pixels[..., :1]
+            pixels = np.concatenate([gray, pixels[..., 1:]], axis=-1)
+        else:  # which have no white of their own: written as they came
+            own["white_is_zero"] = True
     if channels in (2, 4):
         if extra[:1] == [1]:
             pixels = _unassociated(pixels)

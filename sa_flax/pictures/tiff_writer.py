@@ -73,6 +73,7 @@ def _strips(page: Picture) -> tuple[list[bytes], Directory]:
     if pixels.ndim == 2:
         pixels = pixels[..., None]
     height, width, channels = pixels.shape
+    black = 0 if page.metadata.get("white_is_zero") and pixels.dtype.kind != "u" else 1
     compression = page.metadata.get("compression")
     compression = compression if compression in _CODES else "deflate"
     whole = pixels.dtype.kind in "iu"
@@ -84,7 +85,7 @@ def _strips(page: Picture) -> tuple[list[bytes], Directory]:
         257: _longs(height),
         258: _shorts(*[8 * pixels.dtype.itemsize] * channels),
         259: _shorts(_CODES[compression]),
-        262: _shorts(2 if channels > 2 else 1),
+        262: _shorts(2 if channels > 2 else black),
         277: _shorts(channels),
         278: _longs(min(rows, height)),
         284: _shorts(1),

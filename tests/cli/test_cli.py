@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+import tifffile
 from flax import nnx
 from PIL import Image
 
@@ -126,6 +127,22 @@ def test_requests_that_are_wrong(sa_flax, folder, tmp_path, run_directory, argum
     assert message in err
     assert len(err.splitlines()) < 25
     assert snapshot(tmp_path) == before, "something was written"
+
+
+def test_every_page_has_noise_of_its_own(sa_flax, tmp_path):
+    gray = np.full((40, 40), 128, np.uint8)
+    with tifffile.TiffWriter(tmp_path / "pages.tif") as file:
+        for _ in range(3):
+            file.write(gray)
+    Image.fromarray(gray).save(tmp_path / "one.png")
+    for name in ("pages.tif", "one.png"):
+        assert sa_flax("add-noise", tmp_path / name, "-o", tmp_path / "o", "--sigma", 20)[0] == 0
+    noise = tifffile.imread(tmp_path / "o" / "pages.tif").astype(float) - 128
+    between = np.corrcoef(noise.reshape(3, -1))
+    assert np.abs(between - np.eye(3)).max() < 0.1
+    assert noise.std() == pytest.approx(20, rel=0.05)
+    alone = np.asarray(Image.open(tmp_path / "o" / "one.png")).astype(float) - 128
+    np.testing.assert_array_equal(noise[0], alone)
 
 
 def test_every_noise_can_be_added(sa_flax, folder, tmp_path):

@@ -122,6 +122,52 @@ def test_noise_is_the_same_whatever_was_done_before(sa_flax, folder, tmp_path):
         assert whole == parts
 
 
+def test_results_may_go_into_the_folder_that_holds_the_pictures_folder(folder, tmp_path):
+    assert names(plan([folder], tmp_path), tmp_path) == [
+        ("in/a.png", "a.png"),
+        ("in/sub/b.jpg", "sub/b.jpg"),
+    ]
+
+
+def test_other_files_beside_the_pictures_change_nothing(sa_flax, folder, tmp_path):
+    """A result that is older than its picture is made again, whatever else lies there."""
+    sa_flax("denoise", folder, "--output", tmp_path / "out")
+    (folder / "notes.txt").write_text("hello")
+    os.utime(tmp_path / "out" / "a.png", (1, 1))
+    code, said, err = sa_flax("denoise", folder, "--output", tmp_path / "out")
+    assert code == 0, err
+    assert "denoised 1 of 2" in said
+    assert "notes.txt: .txt is no suffix" in err
+
+
+def test_a_picture_beside_ones_own_is_kept(sa_flax, folder):
+    """The result of b.jpg would be b.png, which is there and older."""
+    Image.fromarray(np.zeros((5, 5), np.uint8)).save(folder / "sub" / "b.png")
+    os.utime(folder / "sub" / "b.png", (1, 1))
+    words = ("denoise", folder / "sub" / "b.jpg", "--output", folder / "sub", "--format", "png")
+    before = snapshot(folder)
+    code, _, err = sa_flax(*words)
+    assert code == 1
+    assert "may be a picture of yours; --overwrite" in err
+    assert snapshot(folder) == before
+
+
+def test_names_without_a_suffix_of_pictures_get_one(folder, tmp_path):
+    """By their content; what is in the name stays."""
+    for name, origin in (("photo", "sub/b.jpg"), ("scan 12.30", "a.png"), ("a.dat", "sub/b.jpg")):
+        (tmp_path / name).write_bytes((folder / origin).read_bytes())
+        (job,) = plan([tmp_path / name], tmp_path / "out").jobs
+        assert job.target.name == f"{name}{'.png' if origin == 'a.png' else '.jpg'}"
+        (job,) = plan([tmp_path / name], tmp_path / "out", suffix=".webp").jobs
+        assert job.target.name == f"{name}.webp"
+
+
+def test_a_format_that_the_file_is_not(folder, tmp_path):
+    with pytest.raises(InputError, match=r"x.jpg is to be .jpg, and --format png says otherwise"):
+        plan([folder / "a.png"], tmp_path / "x.jpg", suffix=".png")
+    assert plan([folder / "a.png"], tmp_path / "x.jpg", suffix=".jpeg").count == 1
+
+
 def test_streams():
     assert plan([STREAM], Path("x.png")).jobs[0].target == Path("x.png")
     assert plan([STREAM], Path("out")).jobs[0].target == Path("out/stdin")

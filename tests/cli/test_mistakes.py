@@ -83,6 +83,11 @@ def place(folder, tmp_path, run_directory, monkeypatch):
             "add-noise {in} --output o --noise blind --noise.sigma-range 9 5",
             "needs lowest <= highest; got 9 5",
         ),
+        ("denoise {in} --output o --json {in}/a.png/x.json", "a.png is no folder"),
+        (
+            "denoise {in}/a.png --output o --model photo --window 16",
+            "--window would change nothing: photo has no attention",
+        ),
         ("export runs/quick", "say where the network shall go: --output FILE"),
         ("port net.pth --architecture dncnn", "say where the network shall go: --output DIR"),
         ("port net.pth --architecture unet --output o", "Did you mean 'attention_unet'?"),

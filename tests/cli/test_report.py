@@ -44,6 +44,20 @@ def test_results_find_their_originals(sa_flax, folder, tmp_path):
     assert "dB before" in (tmp_path / "p.html").read_text()
 
 
+def test_originals_of_other_suffixes_and_names(sa_flax, folder, tmp_path):
+    """As cameras name them, and what denoise makes of a.gif beside a.png."""
+    shutil.copy(folder / "sub" / "b.jpg", folder / "DSC1.JPG")
+    with Image.open(folder / "a.png") as picture:
+        picture.save(folder / "a.gif")
+        picture.save(folder / "scan", "PNG")
+    out = tmp_path / "out"
+    assert sa_flax("denoise", folder, folder / "scan", "--output", out, "--format", "png")[0] == 0
+    code, _, err = sa_flax("report", out, "--before", folder)
+    assert (code, err) == (0, "")
+    names = ["DSC1.png", "a.gif.png", "a.png", "scan.png", "sub/b.png"]
+    assert sorted(sections(out / "report.html")) == names
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [

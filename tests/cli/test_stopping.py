@@ -97,7 +97,10 @@ def test_stops_after_the_picture_at_hand(pictures, number, moment):
     out, err = process.communicate(timeout=300)
     assert process.returncode == 128 + number, err
     assert time.monotonic() - asked < 5
-    assert err == "sa-flax: stopping after this picture; once more ends at once.\n"
+    assert err == (
+        "sa-flax: stopping after this picture, or the tile at hand of a large one; once more ends "
+        "at once.\n"
+    )
     done = check_whole(pictures.parent / "out")
     assert 0 < done < COUNT
     assert f"denoised {done} of {COUNT} pictures; {COUNT - done} are left" in out

@@ -5,6 +5,7 @@ import io
 import json
 import os
 import re
+import shutil
 import struct
 import subprocess
 import sys
@@ -177,6 +178,44 @@ def test_reports_are_written_through_links_and_into_pipes(sa_flax, folder, tmp_p
     code, _, err = sa_flax(*words, tmp_path)
     assert code == 2
     assert "is a folder; --json" in err
+
+
+def test_names_that_are_no_text_are_in_every_report(sa_flax, folder, tmp_path, use):
+    use(Network())
+    name = os.fsencode(folder) + b"/caf\xe9.png"
+    Path(os.fsdecode(name)).write_bytes((folder / "a.png").read_bytes())
+    files = {end: tmp_path / f"r.{end}" for end in ("json", "html")}
+    code, _, err = sa_flax(
+        *("denoise", folder, "--output", tmp_path / "o"),
+        *("--json", files["json"], "--report", files["html"]),
+    )
+    assert code == 0, err
+    report = json.loads(files["json"].read_text())
+    assert os.fsencode(report["pictures"][1]["source"]) == name
+    assert "caf\\udce9.png" in files["html"].read_text()
+
+
+def test_a_page_that_fails_takes_no_report_with_it(sa_flax, folder, tmp_path, use, monkeypatch):
+    use(Network())
+
+    def fail(*args):
+        raise StorageError("no room for the page")
+
+    monkeypatch.setattr("sa_flax.cli.denoise._write_report", fail)
+    words = ("--json", tmp_path / "r.json", "--report", tmp_path / "r.html")
+    code, _, err = sa_flax("denoise", folder, "--output", tmp_path / "o", *words)
+    assert (code, "no room for the page" in err) == (1, True)
+    assert len(json.loads((tmp_path / "r.json").read_text())["pictures"]) == 2
+
+
+def test_names_that_look_like_options(sa_flax, folder, tmp_path, use, monkeypatch):
+    use(Network())
+    monkeypatch.chdir(folder)
+    shutil.copy("a.png", "-x.png")
+    words = ("--model", "photo", "--output", tmp_path / "o", "--", "-x.png")
+    code, _, err = sa_flax("denoise", "a.png", *words)
+    assert code == 0, err
+    assert sorted(p.name for p in (tmp_path / "o").iterdir()) == ["-x.png", "a.png"]
 
 
 def test_quiet_and_verbose(sa_flax, folder, tmp_path, use):

@@ -95,7 +95,16 @@ def test_figures_of_a_picture(entries):
     assert float(psnr) == pytest.approx(20 * np.log10(255 / 20), abs=0.2)
     assert perfect == "inf"
     assert "PSNR" not in figures(noisy, clean, None)
-    assert "PSNR" not in figures(noisy, clean, clean[:5])
+    assert "another size or other colours" in figures(noisy, clean, clean[:5])["PSNR"]
+    assert "another size or other colours" in figures(noisy, clean, clean[..., 0])["PSNR"]
+    # The same picture, sixteen bits deep and with an alpha channel.
+    deep = np.concatenate([clean, clean[..., :1]], -1).astype(np.uint16) * 257
+    assert figures(noisy, clean, deep)["PSNR"] == said["PSNR"]
+
+
+def test_a_picture_of_a_few_pixels():
+    few = np.zeros((3, 2, 3), np.uint8)
+    assert figures(few, few, None)["estimated noise"] == "the picture is too small to tell"
 
 
 def test_what_cannot_be_shown_is_named(entries, tmp_path, monkeypatch):

@@ -35,6 +35,15 @@ def test_the_same_as_on_one_device(kind):
     assert np.mean((one > 0) & (one < 1)) > 0.2, "clipped: nothing is compared"
 
 
+def test_the_mean_over_flips_is_taken_there_too():
+    model = network("shuffle")
+    one, eight = sa_flax.Denoiser(model), sa_flax.Denoiser(model, devices=8)
+    square = picture(64, 64)
+    mean = one(square, self_ensemble=True)
+    assert np.abs(mean - one(square)).max() > 1e-3
+    np.testing.assert_allclose(eight(square, self_ensemble=True), mean, atol=1e-5)
+
+
 def test_other_sizes_windows_and_networks():
     model = network("shuffle")
     small = sa_flax.Denoiser(model, window=(8, 8))(picture())

@@ -2,6 +2,7 @@
 
 import io
 import struct
+import zlib
 
 import numpy as np
 import pytest
@@ -152,6 +153,10 @@ def test_profiles_follow_the_colours(tmp_path):
         assert picture.pixels.shape == SMOOTH.shape
         assert np.abs(picture.pixels.astype(int) - SMOOTH).mean() < 12
     gray_profile = PROFILE[:16] + b"GRAY" + PROFILE[20:]
+    for kind in (".webp", ".avif"):  # which have no gray of their own
+        write_picture(tmp_path / f"p{kind}", Picture(PIXELS[..., 0], {"icc_profile": gray_profile}))
+        with Image.open(tmp_path / f"p{kind}") as image:
+            assert "icc_profile" not in image.info
     for array, profile, kept in (
         (PIXELS, PROFILE, True),
         (PIXELS[..., 0], PROFILE, True),  # many have it so
@@ -186,6 +191,21 @@ def test_a_transparent_colour_stays_one_at_any_depth(tmp_path):
         )
 
 
+@pytest.mark.parametrize("bits", [1, 2, 4, 8])
+def test_the_key_of_gray_levels_of_few_bits(tmp_path, bits):
+    top = 2**bits - 1
+    levels = np.arange(64).reshape(8, 8) % (top + 1)
+    flat = np.unpackbits(levels.astype(np.uint8)[..., None], axis=-1)[..., 8 - bits :]
+    rows = np.packbits(flat.reshape(8, -1), axis=1)
+    data = b"".join(b"\0" + row.tobytes() for row in rows)
+    header = struct.pack(">IIBBBBB", 8, 8, bits, 0, 0, 0, 0)
+    chunks = [(b"IHDR", header), (b"tRNS", struct.pack(">H", top)), (b"IDAT", zlib.compress(data))]
+    (tmp_path / "a.png").write_bytes(join_png([*chunks, (b"IEND", b"")]))
+    read = read_picture(tmp_path / "a.png").pixels
+    np.testing.assert_array_equal(read[..., 0], levels * (255 // top))
+    np.testing.assert_array_equal(read[..., 1], np.where(levels == top, 0, 255))
+
+
 def test_text_comments_and_the_meaning_of_png_values(tmp_path):
 
     info = PngInfo()
@@ -201,6 +221,8 @@ def test_text_comments_and_the_meaning_of_png_values(tmp_path):
     assert len(picture.metadata["text"]) == 3
     _, result = through(tmp_path, saved(SMOOTH, "JPEG", comment=b"by me"), ".jpg")
     assert Image.open(io.BytesIO(result)).info["comment"] == b"by me"
+    _, result = through(tmp_path, saved(SMOOTH, "JPEG", comment=b"Caf\xe9"), ".jpg")
+    assert Image.open(io.BytesIO(result)).info["comment"].decode() == "Café"
 
 
 @pytest.mark.parametrize("quality", [1, 30, 60, 95])

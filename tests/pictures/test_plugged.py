@@ -112,6 +112,8 @@ def test_jpeg_xl(tmp_path, channels):
     np.testing.assert_array_equal(read_picture(path).pixels, array)
     write_picture(path, Picture(array, {}))
     assert mean_difference(read_picture(path).pixels, array) < 3
+    with pytest.raises(InputError, match="not sRGB; use --format png"):
+        write_picture(path, Picture(array, {"icc_profile": b"Adobe RGB (1998)"}))
 
 
 @pytest.mark.parametrize("size", [(8, 8), (7, 9), (640, 480), (1000, 3), (300, 300), (200, 8)])

@@ -128,6 +128,20 @@ def test_white_is_zero_and_alpha_that_was_multiplied(tmp_path):
     array = RNG.integers(0, 65536, (6, 5), np.uint16)
     tifffile.imwrite(tmp_path / "a.tif", array, photometric="miniswhite")
     np.testing.assert_array_equal(read_picture(tmp_path / "a.tif").pixels, 65535 - array)
+    both = RNG.integers(0, 65536, (6, 5, 2), np.uint16)
+    options = {"photometric": "miniswhite", "planarconfig": "contig"}
+    tifffile.imwrite(tmp_path / "a.tif", both, extrasamples=["unassalpha"], **options)
+    read = read_picture(tmp_path / "a.tif").pixels
+    np.testing.assert_array_equal(read[..., 0], 65535 - both[..., 0])
+    np.testing.assert_array_equal(read[..., 1], both[..., 1])
+    floats = RNG.random((6, 5), np.float32)  # without a white of their own: they stay as they are
+    tifffile.imwrite(tmp_path / "a.tif", floats, photometric="miniswhite")
+    picture = read_picture(tmp_path / "a.tif")
+    write_picture(tmp_path / "b.tif", picture)
+    np.testing.assert_array_equal(picture.pixels, floats)
+    with tifffile.TiffFile(tmp_path / "b.tif") as file:
+        assert file.pages[0].photometric == tifffile.PHOTOMETRIC.MINISWHITE
+        np.testing.assert_array_equal(file.asarray(), floats)
     colour = RNG.integers(0, 65536, (6, 5, 3), np.uint16)
     alpha = RNG.integers(0, 65536, (6, 5, 1), np.uint16)
     alpha[0] = 0
