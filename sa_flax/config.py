@@ -92,7 +92,7 @@ class OptimizerConfig:
 
     kind: Literal["adamw", "muon"] = "adamw"
     """muon: the kernels that map features to features move along their momentum with all of its
-    singular values made equal, as far as AdamW would; all else by AdamW."""
+    singular values made equal, as far as AdamW would; all else by Adam with Nesterov's momentum."""
     learning_rate: Annotated[float, ABOVE_ZERO] = 1e-3
     """Highest learning rate, reached after the warm-up."""
     warmup_steps: Annotated[int, NOT_NEGATIVE] = 100
@@ -105,9 +105,9 @@ class OptimizerConfig:
     decay_share: Annotated[float, SHARE] = 0.2
     """The share of all steps over which the rate falls, with the schedule wsd."""
     weight_decay: Annotated[float, NOT_NEGATIVE] = 1e-4
-    """Decoupled weight decay, on kernels only."""
+    """Decoupled weight decay, on kernels only; with muon on those that it moves."""
     b2: Annotated[float, Limit(0, 1, below=True)] = 0.999
-    """AdamW's decay of the mean of squared gradients: a lower one forgets the start sooner."""
+    """Adam's decay of the mean of squared gradients: a lower one forgets the start sooner."""
     clip_norm: Annotated[float, ABOVE_ZERO] = 1.0
     """Gradients are scaled down to this global norm."""
     ema_decay: Annotated[float, Limit(0, 1, below=True)] = 0.999
@@ -315,10 +315,13 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
 
 
 def differences(old: Config, new: Config) -> dict[str, tuple[Any, Any]]:
-    """Every entry, by dotted name, in which two configurations differ: name -> (old, new)."""
+    """Every entry, by dotted name, in which two configurations differ: name -> (old, new).
 
+    What only one of two kinds of noise has is None in the other.
+    """
     a, b = _flat(dataclasses.asdict(old)), _flat(dataclasses.asdict(new))
-    return {name: (a[name], b[name]) for name in a if a[name] != b[name]}
+    both = {name: (a.get(name), b.get(name)) for name in a | b}
+    return {name: pair for name, pair in both.items() if pair[0] != pair[1]}
 
 
 def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:

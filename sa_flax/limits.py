@@ -100,7 +100,8 @@ def check_fields(settings: Any, prefix: str = "") -> None:
     Options are named as on the command line: field `crop` of entry `data` is --data.crop.
 
     Raises:
-      InputError: for a number outside its limits, infinite or NaN, or beyond 32 bits.
+      InputError: for a number outside its limits, infinite or NaN, or beyond 32 bits, and for
+        shares of one whole (the class's `of_one_whole`) that come to more than 1.
     """
     for name, value, hint in _fields(settings):
         option = f"--{prefix}{name}".replace("_", "-")
@@ -121,6 +122,14 @@ def check_fields(settings: Any, prefix: str = "") -> None:
         for limit in limits:
             if isinstance(limit, Increasing):
                 limit.check(option, value)
+    names = getattr(settings, "of_one_whole", ())
+    whole = sum(getattr(settings, name) for name in names)
+    if whole > 1 + 1e-6:
+        options = [f"--{prefix}{name}" for name in names]
+        raise InputError(
+            f"{', '.join(options[:-1])} and {options[-1]} are shares of one whole, and come to "
+            f"{whole:g}. Lower some of them."
+        )
 
 
 def _fields(settings: Any) -> Iterator[tuple[str, Any, Any]]:

@@ -193,8 +193,7 @@ class Camera:
 
         from sa_flax.functional.noise import camera_noise, uniform_levels
 
-        keys = jax.random.split(key, 8)
-        smoothing = [jax.random.fold_in(key, number) for number in range(1, 5)]
+        keys = jax.random.split(key, 12)
         batch, channels = clean.shape[0], clean.shape[-1]
         low, high = jnp.log(jnp.asarray(self.shot_range))
         log_shot = jax.random.uniform(keys[0], (batch,), minval=low, maxval=high)
@@ -221,10 +220,10 @@ class Camera:
             white_balance=balance if channels == 3 else None,
             saturation=uniform_levels(keys[6], batch, 0.0, 1.0),
             mosaic=jax.random.bernoulli(keys[7], float(self.mosaic), (batch,)).astype(clean.dtype),
-            luma_blur=jnp.where(smoothed, log_uniform(smoothing[0], 0.3, 3.0), 0),
-            chroma_blur=jnp.where(smoothed, log_uniform(smoothing[1], 0.8, 6.0), 0),
-            luma_kept=uniform_levels(smoothing[2], batch, 0.0, 1.2),
-            chroma_kept=uniform_levels(smoothing[3], batch, 0.0, 0.4) ** 2,
+            luma_blur=jnp.where(smoothed, log_uniform(keys[8], 0.3, 3.0), 0),
+            chroma_blur=jnp.where(smoothed, log_uniform(keys[9], 0.8, 6.0), 0),
+            luma_kept=uniform_levels(keys[10], batch, 0.0, 1.2),
+            chroma_kept=uniform_levels(keys[11], batch, 0.0, 0.4) ** 2,
         )
         return noisy, None
 
@@ -260,6 +259,7 @@ class Photo:
     """Smallest and largest factor; drawn evenly on a log scale."""
 
     has_level: ClassVar[bool] = False
+    of_one_whole: ClassVar[tuple[str, ...]] = ("white", "correlated", "camera")
 
     def __str__(self) -> str:
         return (

@@ -73,6 +73,16 @@ def test_differences_are_named_by_their_option():
     assert differences(Config(), other) == {"steps": (3000, 7), "model.width": (32, 8)}
 
 
+@pytest.mark.parametrize("old", NOISES)
+def test_kinds_of_noise_differ_in_what_either_has(old):
+    for new in NOISES:
+        configs = (dataclasses.replace(Config(), noise=NOISES[kind]()) for kind in (old, new))
+        found = differences(*configs)
+        assert ("noise.kind" in found) == (old != new)
+        if {old, new} == {"gaussian", "blind"}:
+            assert set(found) == {"noise.kind", "noise.sigma", "noise.sigma_range"}
+
+
 def test_command_line_overrides_a_preset():
     command = parse_command(["smoke", "--model.attention", "none", "--data.batch_size", "7"])
     assert command.config == dataclasses.replace(
@@ -114,6 +124,7 @@ def test_command_line_overrides_a_preset():
         (["--model.attention", "none", "--model.attend", "both"], "there is none to place"),
         (["gray", "--data.gray-share", "0.5"], "data.gray-share would change nothing"),
         (["--optimizer.decay-share", "0.5"], "only --optimizer.schedule wsd"),
+        (["--noise.kind", "photo", "--noise.white", "1"], "shares of one whole, and come to 1.6"),
     ],
 )
 def test_values_that_no_run_could_use(arguments, message):

@@ -1,10 +1,14 @@
 """How docstrings become pages of the documentation site, and that no page is lost on the way."""
 
+import dataclasses
 import re
 import runpy
 from pathlib import Path
 
 import pytest
+
+from sa_flax.models.saved import config_of
+from sa_flax.training.command import parse_command
 
 DOCS = Path(__file__).parent.parent / "docs"
 to_rst = runpy.run_path(str(DOCS / "docstrings.py"))["to_rst"]
@@ -73,3 +77,16 @@ def test_every_page_is_on_a_way_from_the_first():
         found |= new
         new = {below for page in new for below in linked(page)} - found
     assert found == {*DOCS.glob("*.md"), *(DOCS / "api").glob("*.md")}
+
+
+def test_the_command_to_fine_tune_names_the_networks_shape():
+    """Of the network that it starts from, whatever that is now."""
+    text = (DOCS / "research.md").read_text()
+    command = re.search(r"^python train.py --init-from photo .*?(?=\n```)", text, re.M | re.S)
+    assert command
+    words = command[0].replace("\\\n", " ").split()[2:]
+    model = dataclasses.asdict(parse_command(words).config.model)
+    options = config_of("photo")["options"]
+    assert {name: model[name] for name in options} == {
+        name: tuple(value) if isinstance(value, list) else value for name, value in options.items()
+    }

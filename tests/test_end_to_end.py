@@ -158,6 +158,10 @@ def test_training_that_diverges_says_so(command, training_environment, tmp_path)
             ["--output", "{run}", "--data.source", "{pictures}", "--model.width", "6"],
             "belongs to a run with other",
         ),
+        (
+            ["--output", "{run}", "--data.source", "{pictures}", "--noise.kind", "photo"],
+            "noise.kind: blind there, photo now",
+        ),
         (["--resume"], "nothing to resume"),
         (["--noise.sigma-range", "-1", "5"], "can't be negative"),
     ],

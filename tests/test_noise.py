@@ -7,7 +7,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sa_flax.functional.noise import camera_noise, noise_before_resizing
+from sa_flax.functional.noise import (
+    _through_mosaic,
+    camera_noise,
+    from_linear,
+    noise_before_resizing,
+    to_linear,
+)
 from sa_flax.noise import NOISES, Blind, Camera, Correlated, Gaussian, Photo, PoissonGaussian
 
 KEY = jax.random.key(0)
@@ -129,6 +135,46 @@ def test_noise_is_resized_as_pillow_does(factor):
     size = round(80 * factor)
     expected = Image.fromarray(field).resize((size, size), Image.Resampling.BICUBIC)
     np.testing.assert_allclose((noisy - gray)[0, ..., 0], np.asarray(expected)[:40, :40], atol=1e-4)
+
+
+def test_what_is_drawn_for_a_camera_is_drawn_apart(monkeypatch):
+    """Every two quantities are independent, and fill their ranges."""
+    drawn = {}
+
+    def look(key, clean, shot, read, *, white_balance, **others):
+        excess = jnp.log(read**2) - 2.18 * jnp.log(shot)
+        drawn.update(others, shot=shot, excess=excess, red=white_balance[:, 0])
+        drawn["blue"] = white_balance[:, 2]
+        return clean
+
+    monkeypatch.setattr("sa_flax.functional.noise.camera_noise", look)
+    count = 4000
+    Camera(smoothing=1)(KEY, jnp.zeros((count, 1, 1, 3)))
+    values = np.stack([np.asarray(value, np.float64) for value in drawn.values()])
+    ranks = values.argsort(axis=1).argsort(axis=1)
+    between = np.corrcoef(ranks) - np.eye(len(values))
+    assert np.abs(between).max() < 5 / np.sqrt(count)
+    assert 0.14 < drawn["chroma_kept"].max() <= 0.16
+    assert drawn["luma_blur"].min() < 0.32
+    assert drawn["luma_blur"].max() > 2.9
+
+
+@pytest.mark.parametrize("sides", [(8, 8), (9, 9), (8, 9), (9, 8)])
+def test_the_mosaic_has_the_power_of_its_sites_at_every_edge(sides):
+    field = jax.random.normal(KEY, (4000, *sides, 3))
+    power = np.asarray(jnp.var(_through_mosaic(field), axis=0))
+    # Where a colour has its own site, all of it; between two or four of those, a half or a quarter.
+    red = np.array([[1, 0.5], [0.5, 0.25]])
+    expected = np.tile(red, (5, 5))[: sides[0], : sides[1]]
+    np.testing.assert_allclose(power[..., 0], expected, rtol=0.15)
+
+
+def test_a_cameras_noise_has_gradients_at_black_and_white():
+    clean = jnp.full((1, 4, 4, 3), 0.5).at[0, 0, 0].set(0.0).at[0, 3, 3].set(1.0)
+    slope = jax.grad(lambda x: camera_noise(KEY, x, 1e-3, 1e-2).sum())(clean)
+    assert jnp.isfinite(slope).all()
+    ends = jnp.asarray([0.0, 1e-6, 0.5, 1 - 1e-6, 1.0])
+    chex.assert_trees_all_close(from_linear(to_linear(ends)), ends, atol=2e-4)
 
 
 def test_what_a_camera_leaves_of_its_noise():

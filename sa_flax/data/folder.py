@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from sa_flax.data.headers import PictureFile, look_at_all
+from sa_flax.data.headers import PictureFile, look_at_all, scenes
 from sa_flax.data.listing import as_text, in_words
 from sa_flax.data.manifest import ROLES, Manifest
 from sa_flax.data.splits import Candidate, Example, Splits, divide
@@ -64,7 +64,8 @@ def open_folder(folder: Path, source: str, *, crop: int, earlier: Manifest | Non
         )
     good, bad = look_at_all(found.pictures)
     candidates = [
-        Candidate(inside(folder, f.path), f.shorter, f.digest, f.digest, {"clean": f}) for f in good
+        Candidate(inside(folder, f.path), f.shorter, f.digest, scene, {"clean": f})
+        for f, scene in zip(good, scenes(good), strict=True)
     ]
     unreadable = tuple(f"{inside(folder, path)}: {why}" for path, why in bad)
     if not good:

@@ -52,16 +52,19 @@ class Manifest:
         return dataclasses.replace(self, gone=gone)
 
     def roles(self) -> tuple[dict[str, str], dict[str, str]]:
-        """What each served for: by name, and by digest."""
-        known = [
-            (role, part.get(role, {}))
-            for part in (self.gone, self.splits)
-            # Of copies, a held-out one decides: it comes last.
-            for role in ROLES
-        ]
-        by_name = {name: role for role, names in known for name in names}
-        by_digest = {digest: role for role, names in known for digest in names.values()}
-        return by_name, by_digest
+        """What each served for: by name, and by digest.
+
+        Not by a digest that examples of several roles have: those only begin and end alike.
+        """
+        by_name, by_digest = dict[str, str](), dict[str, set[str]]()
+        for part in (self.gone, self.splits):
+            new: dict[str, set[str]] = {}
+            for role in ROLES:
+                for name, digest in part.get(role, {}).items():
+                    by_name[name] = role
+                    new.setdefault(digest, set()).add(role)
+            by_digest |= new
+        return by_name, {d: role for d, (role, *others) in by_digest.items() if not others}
 
     def to_json(self) -> str:
         """As JSON text, a line for each example."""

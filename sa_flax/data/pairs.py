@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from sa_flax.data.folder import splits_of
-from sa_flax.data.headers import PictureFile, look_at_all
+from sa_flax.data.headers import PictureFile, look_at_all, scenes
 from sa_flax.data.listing import as_text, some, subfolders
 from sa_flax.data.manifest import Manifest
 from sa_flax.data.splits import Candidate, Splits
@@ -241,10 +241,10 @@ def open_pairs(
             pair.name,
             pair.clean.shorter,
             f"{pair.noisy.digest} {pair.clean.digest}",
-            pair.clean.digest,
+            scene,
             {"clean": pair.clean, "noisy": pair.noisy},
         )
-        for pair in pairs
+        for pair, scene in zip(pairs, scenes([pair.clean for pair in pairs]), strict=True)
     ]
     note = f"{len(pairs)} pairs of noisy ({noisy}) and clean ({clean}) pictures"
     return splits_of(

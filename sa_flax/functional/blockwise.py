@@ -79,9 +79,10 @@ def attend(
     if isinstance(length, int) and block_size >= length:
         return rows(queries)
     count = (length + block_size - 1) // block_size
-    pad = [(0, 0)] * queries.ndim
-    pad[-2] = (0, count * block_size - length)
-    blocks = jnp.pad(queries, pad).reshape(*lead, count, block_size, depth)
+    # The last block is filled with the last query: zeros may weigh nothing, which can't be divided.
+    rest = (*lead, count * block_size - length, depth)
+    filled = jnp.concatenate([queries, jnp.broadcast_to(queries[..., -1:, :], rest)], axis=-2)
+    blocks = filled.reshape(*lead, count, block_size, depth)
     # Inside a loop nothing can be shared between the two computations of a block anyway.
     out = jax.lax.map(jax.checkpoint(rows, prevent_cse=False), jnp.moveaxis(blocks, -3, 0))
     out = jnp.moveaxis(out, 0, -3)

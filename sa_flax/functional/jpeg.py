@@ -95,7 +95,8 @@ def _to_8_bits(x: Float[Array, "B H W C"]) -> Float[Array, "B H W C"]:
 
 def _table(quality: Float[Array, " B"], table: np.ndarray) -> Float[Array, "B 8 8"]:
     """libjpeg's table for a quality: 50 is the standard's own, 100 is all ones."""
-    scale = jnp.where(quality < 50, 5000 / jnp.maximum(quality, 1), 200 - 2 * quality)
+    low = jnp.floor(5000 / jnp.maximum(quality, 1))
+    scale = jnp.where(quality < 50, low, 200 - 2 * quality)
     steps = jnp.asarray(table[None], quality.dtype) * scale[:, None, None]
     return jnp.clip(jnp.floor((steps + 50) / 100), 1, 255)
 

@@ -162,7 +162,10 @@ def to_linear(x: Float[Array, "... C"]) -> Float[Array, "... C"]:
     inverse. Brooks et al., "Unprocessing images for learned raw denoising", CVPR 2019.
     """
     x = jnp.clip(x, 0, 1)
-    return (0.5 - jnp.sin(jnp.arcsin(1 - 2 * x) / 3)) ** 2.2
+    # At the ends the arcsine has no slope: 0 and 1 are what they become, and count as constant.
+    inside = (x > 0) & (x < 1)
+    light = (0.5 - jnp.sin(jnp.arcsin(1 - 2 * jnp.where(inside, x, 0.5)) / 3)) ** 2.2
+    return jnp.where(inside, light, jax.lax.stop_gradient(x))
 
 
 def from_linear(light: Float[Array, "... C"]) -> Float[Array, "... C"]:
@@ -242,6 +245,9 @@ def camera_noise(
 
 def _through_mosaic(noise: Float[Array, "B H W 3"]) -> Float[Array, "B H W 3"]:
     """What is left of a field after sampling it in a Bayer pattern and interpolating linearly."""
+    height, width = noise.shape[1:3]
+    # The pattern has a period of two, and neighbours are looked for around the edges.
+    noise = jnp.pad(noise, [(0, 0), (0, height % 2), (0, width % 2), (0, 0)], mode="wrap")
     rows = jnp.arange(noise.shape[1])[:, None] % 2
     columns = jnp.arange(noise.shape[2])[None, :] % 2
     red, blue = (rows + columns) == 0, (rows * columns) == 1
@@ -254,7 +260,8 @@ def _through_mosaic(noise: Float[Array, "B H W 3"]) -> Float[Array, "B H W 3"]:
     corners = neighbours(neighbours(seen, 1), 2)
     sparse = seen + side / 2 + corners / 4  # red and blue: one pixel of four
     dense = seen + side / 4  # green: every other pixel
-    return jnp.stack([sparse[..., 0], dense[..., 1], sparse[..., 2]], axis=-1)
+    filled = jnp.stack([sparse[..., 0], dense[..., 1], sparse[..., 2]], axis=-1)
+    return filled[:, :height, :width]
 
 
 def noise_before_resizing(

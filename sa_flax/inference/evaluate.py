@@ -109,15 +109,22 @@ def noises_of(
 ) -> dict[str, Noise | None]:
     """What a run is judged on, by name: the published Gaussian levels, and its own noise.
 
-    Its own is left out where it is white Gaussian noise anyway. A run on pairs has the noise of
-    their noisy pictures, "pairs", which is None here.
+    Its own is left out where it is one of those anyway: blind, and of any level. A run on pairs has
+    the noise of their noisy pictures, "pairs", which is None here.
     """
     noises: dict[str, Noise | None] = {f"sigma {s:g}": Gaussian(sigma=s) for s in sigmas}
     if pairs:
         noises[PAIRS] = None
-    elif own is not None and (own.clip if isinstance(own, Gaussian | Blind) else True):
-        noises[own.kind] = own
+    elif own is not None and (name := own_name(own)) is not None:
+        noises[name] = own
     return noises
+
+
+def own_name(noise: Noise) -> str | None:
+    """What a run's own noise is called among `noises_of`; None where that is all of the levels."""
+    if isinstance(noise, Gaussian) and not noise.clip:
+        return f"sigma {noise.sigma:g}"
+    return None if isinstance(noise, Blind) and not noise.clip else noise.kind
 
 
 def evaluate(

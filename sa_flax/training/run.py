@@ -72,7 +72,8 @@ class Run:
         self._pending: list[dict[str, jax.Array]] = []
         self._waited = 0.0
         self._scores: dict[str, float] = {}
-        self._own_noises = [evaluate.PAIRS if splits.pairs else config.noise.kind]
+        own = evaluate.PAIRS if splits.pairs else evaluate.own_name(config.noise)
+        self._own_noises = [] if own is None else [own]
         self._stopping = False
 
     def __enter__(self) -> "Run":

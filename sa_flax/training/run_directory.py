@@ -125,7 +125,9 @@ def _compare(config: Config, output: Path) -> list[str]:
     refused = {name: pair for name, pair in changed.items() if name not in CHANGEABLE}
     if refused:
         listing = "\n".join(
-            f"  {name}: {old} there, {new} now" for name, (old, new) in refused.items()
+            f"  {name}: {old} there, {new} now"
+            for name, (old, new) in refused.items()
+            if not name.startswith("noise.") or None not in (old, new)  # what one kind has alone
         )
         raise InputError(
             f"{output} belongs to a run with other settings:\n{listing}\nStart this one elsewhere "

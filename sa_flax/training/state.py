@@ -71,10 +71,12 @@ def _is_schedule(node: Any) -> bool:
 
 
 def make_optimizer(config: OptimizerConfig, steps: int) -> optax.GradientTransformation:
-    """Gradient clipping by global norm, then AdamW or Muon; only kernels (rank > 1) decay.
+    """Gradient clipping by global norm, then AdamW, whose kernels (rank > 1) decay, or Muon.
 
     Muon (Jordan et al., 2024) has the step of AdamW in root mean square, 0.2 of the rate (Liu et
-    al., "Muon is scalable for LLM training", 2025), so that one rate does for both.
+    al., "Muon is scalable for LLM training", 2025), so that one rate does for both. The kernels
+    that it moves decay. What it leaves goes by Adam with Nesterov's momentum (Dozat, 2016), and
+    doesn't decay.
     """
     schedule = learning_rate_schedule(config, steps)
     if config.kind == "muon":
@@ -98,7 +100,7 @@ def make_optimizer(config: OptimizerConfig, steps: int) -> optax.GradientTransfo
 def _matrices(params: nnx.State[Any, Any]) -> nnx.State[Any, Any]:
     """How Muon takes kernels (..., in, out) for matrices: all axes but the last are one.
 
-    None for what it leaves to AdamW: vectors, kernels of single channels, the last to pixels.
+    None for what it leaves to Adam: vectors, kernels of single channels, the last to pixels.
     """
 
     def of(p: jax.Array) -> MuonDimensionNumbers | None:

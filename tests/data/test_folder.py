@@ -14,6 +14,7 @@ from sa_flax.data import headers
 from sa_flax.data.builders import open_splits
 from sa_flax.data.headers import look_at, look_at_all
 from sa_flax.data.listing import in_words
+from sa_flax.data.splits import position
 from sa_flax.errors import InputError
 from sa_flax.pictures import decode_rgb8, find_pictures, read_rgb8, survey
 
@@ -208,6 +209,26 @@ def test_digests_change_with_the_content(tmp_path):
     first = look_at(save(tmp_path / "a.png", 300, 300, seed=0)).digest
     assert look_at(save(tmp_path / "b.png", 300, 300, seed=0)).digest == first
     assert look_at(save(tmp_path / "a.png", 300, 300, seed=1)).digest != first
+
+
+def test_frames_with_black_bars_are_no_copies(tmp_path):
+    """Without compression they begin and end alike."""
+    for number in range(40):
+        pixels = np.random.default_rng(number).integers(0, 256, (120, 160, 3), np.uint8)
+        pixels[:20] = pixels[-20:] = 0
+        Image.fromarray(pixels).save(tmp_path / f"{number:02}.bmp")
+    frames = look_at_all(sorted(tmp_path.iterdir()))[0]
+    assert len({frame.digest for frame in frames}) == 1
+    splits = open_splits(str(tmp_path), crop=32)
+    assert splits.skipped == ()
+    assert len(splits.train) + len(splits.validation) + len(splits.test) == 40
+    held_out = next(iter(splits.manifest.splits["test"]))
+    names = [n for i in range(99) if position(n := f"again{i}.bmp") >= 0.3][:20]  # to be trained on
+    for name in names:
+        shutil.copy(tmp_path / held_out, tmp_path / name)
+    again = open_splits(str(tmp_path), crop=32, earlier=splits.manifest)
+    assert set(again.skipped) == {f"{n}: a copy of {held_out}, which is held out" for n in names}
+    assert len(again.test) == len(splits.test)
 
 
 def test_files_that_can_not_be_opened(tmp_path):

@@ -123,6 +123,21 @@ def test_every_non_local_affinity_agrees_with_pytorch(affinity, subsample):
         np.testing.assert_allclose(getattr(gradients, name), expected, atol=1e-12, err_msg=name)
 
 
+def test_weights_that_may_be_zero_have_gradients_in_blocks_of_any_size():
+    keys = jax.random.split(jax.random.key(0), 3)
+    parts = [jnp.abs(jax.random.normal(k, (n, 3))) for k, n in zip(keys, (5, 4, 4), strict=True)]
+
+    def gradients(block_size):
+        def total(q, k, v):
+            return jnp.sum(F.attend(q, k, v, weigh=jax.nn.relu, block_size=block_size) ** 2)
+
+        return jax.grad(total, (0, 1, 2))(*parts)
+
+    whole = gradients(5)
+    for block_size in (1, 2, 3, 4):
+        chex.assert_trees_all_close(gradients(block_size), whole, atol=1e-5)
+
+
 def test_the_dot_product_is_linear_in_the_positions():
     """Its matrix is channels by channels, so four times the positions cost four times as much."""
     layer = sa_flax.NonLocal(C, affinity="dot_product", rngs=nnx.Rngs(0))

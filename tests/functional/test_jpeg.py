@@ -11,6 +11,7 @@ from PIL import Image
 
 from sa_flax.data.builders import PHOTOGRAPHS
 from sa_flax.functional import jpeg_compress
+from sa_flax.functional.jpeg import _CHROMA, _LUMA, _table
 
 
 def _photograph(channels: int) -> np.ndarray:
@@ -24,7 +25,7 @@ def _by_pillow(picture: np.ndarray, quality: int, subsampling: str) -> np.ndarra
     return np.asarray(Image.open(file)).reshape(picture.shape).astype(np.float32)
 
 
-@pytest.mark.parametrize("quality", [30, 50, 75, 90, 100])
+@pytest.mark.parametrize("quality", [30, 35, 50, 75, 90, 100])
 @pytest.mark.parametrize(("channels", "subsampling"), [(1, "4:4:4"), (3, "4:4:4"), (3, "4:2:0")])
 def test_against_libjpeg(channels, subsampling, quality):
     picture = _photograph(channels)
@@ -38,6 +39,16 @@ def test_against_libjpeg(channels, subsampling, quality):
     assert difference.mean() < 0.7
     compression = np.sqrt(np.mean((picture - theirs) ** 2))
     assert np.sqrt(np.mean(difference**2)) < 0.25 * compression + 0.5
+
+
+@pytest.mark.parametrize("quality", range(1, 101))
+def test_tables_are_libjpegs(quality):
+    file = io.BytesIO()
+    Image.new("RGB", (8, 8)).save(file, "JPEG", quality=quality)
+    theirs = Image.open(file).quantization
+    for number, table in enumerate((_LUMA, _CHROMA)):
+        ours = _table(jnp.asarray([float(quality)]), table)[0]
+        np.testing.assert_array_equal(np.asarray(ours).ravel(), theirs[number])
 
 
 def test_every_picture_has_its_quality():

@@ -13,6 +13,7 @@ from sa_flax.inference.evaluate import (
     noises_of,
     noisy_version,
     non_local_means,
+    own_name,
 )
 from sa_flax.noise import Blind, Camera, Gaussian, Photo
 
@@ -52,6 +53,9 @@ def test_a_run_is_judged_on_its_own_noise_besides():
     assert list(noises_of(Blind(), [15, 50])) == ["sigma 15", "sigma 50"]
     assert list(noises_of(Blind(clip=True), [15])) == ["sigma 15", "blind"]
     assert noises_of(Photo(), [15])["photo"] == Photo()
+    assert list(noises_of(Gaussian(40), [15, 50])) == ["sigma 15", "sigma 50", "sigma 40"]
+    assert list(noises_of(Gaussian(50), [15, 50])) == ["sigma 15", "sigma 50"]
+    assert [own_name(n) for n in (Gaussian(50), Blind(), Photo())] == ["sigma 50", None, "photo"]
 
 
 def test_methods_see_the_same_noise_and_are_rounded_before_comparison():
