@@ -14,6 +14,7 @@ import pytest
 from jaxtyping import install_import_hook
 
 import tests.annotations  # the hook below looks for it in what is imported
+from tests.compiling import QUICKLY
 
 # Beartype looks at every argument and result of these, jaxtyping at how their shapes fit.
 install_import_hook(
@@ -29,12 +30,9 @@ install_import_hook(
     "tests.annotations.check",
 )
 
-for _flag, _value in (
-    ("--xla_force_host_platform_device_count", 8),
-    ("--xla_backend_optimization_level", 0),
-):
-    if _flag not in os.environ.get("XLA_FLAGS", ""):
-        os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_flag}={_value}".strip()
+for _flag in ("--xla_force_host_platform_device_count=8", *QUICKLY):
+    if _flag.partition("=")[0] not in os.environ.get("XLA_FLAGS", ""):
+        os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_flag}".strip()
 # Tests compile what they test.
 os.environ.setdefault("SA_FLAX_COMPILATION_CACHE", "off")
 # Computes wrong numbers without it, see sa_flax.xla_flags; other releases may not know the option.

@@ -103,6 +103,7 @@ def test_two_processes_train_as_one(command, alone, environment, tmp_path):
     assert_same_run(directory, alone)
 
 
+@pytest.mark.slow
 def test_a_signal_to_one_stops_both_and_one_alone_goes_on(command, alone, environment, tmp_path):
     directory = tmp_path / "runs" / "smoke"
     command = [*command, "--log-every", "1", "--checkpoint-every", "1"]

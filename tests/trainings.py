@@ -9,6 +9,7 @@ import numpy as np
 from PIL import Image
 
 from sa_flax.data.builders import PHOTOGRAPHS
+from tests.compiling import QUICKLY
 
 ROOT = Path(__file__).parent.parent
 TRAIN = [sys.executable, str(ROOT / "train.py"), "smoke"]
@@ -23,14 +24,13 @@ def environment(cache: Path, *flags: str) -> dict[str, str]:
       cache: the user's cache folder.
       flags: further options of XLA.
     """
-    fast = "--xla_backend_optimization_level=0"  # compiling takes longer than training here
     return {
         **os.environ,
         "JAX_PLATFORMS": "cpu",
         "PYTHONPATH": str(ROOT),
         "SA_FLAX_COMPILATION_CACHE": "on",
         "XDG_CACHE_HOME": str(cache),
-        "XLA_FLAGS": " ".join([fast, *flags]),
+        "XLA_FLAGS": " ".join([*QUICKLY, *flags]),
     }
 
 

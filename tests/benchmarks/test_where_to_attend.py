@@ -206,6 +206,7 @@ def test_a_study_from_its_first_step_to_its_plot(tmp_path, capsys):
     assert "--rate 0.002 then, 0.001 now" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_training_that_was_stopped_goes_on_as_if_it_had_not_been(tmp_path, monkeypatch):
     cell = by_name()["squeeze_excite-both"]
     step = cells_.compiled_step(cell, TINY, steps=4, seed=5)

@@ -15,6 +15,7 @@ from sa_flax.data.manifest import Manifest
 from sa_flax.errors import InputError
 from sa_flax.noise import Gaussian
 from sa_flax.training import run, run_data
+from sa_flax.training.run_directory import claim
 from tests.trainings import TINY, TRAIN
 from tests.trainings import run as run_command
 
@@ -37,6 +38,9 @@ def test_what_a_run_notes(tmp_path):
     noted = run_data.earlier_data(output)
     assert noted is not None
     assert noted.splits == first.manifest.splits
+    (tmp_path / "in").rename(tmp_path / "moved")
+    assert run_data.data_changes(output, open_splits(str(tmp_path / "moved")).manifest) == []
+    (tmp_path / "moved").rename(tmp_path / "in")
     # Half of what is held out is gone for one start.
     (tested, *_) = first.manifest.splits["test"]
     (tmp_path / "in" / tested).rename(tmp_path / tested)
@@ -57,6 +61,13 @@ def test_a_run_of_an_earlier_release_keeps_its_source(tmp_path):
     assert run_data.data_changes(tmp_path, Manifest("/old")) == []
     with pytest.raises(InputError, match=r"data.source: /old there, /new now"):
         run_data.data_changes(tmp_path, Manifest("/new"))
+
+
+def test_another_place_of_the_pictures_is_said(tmp_path):
+    for source, said in (("in", []), ("moved", ["data.source: in -> moved"])):
+        config = Config(data=DataConfig(source=source))
+        with claim(tmp_path / "run", config, resume=False) as changes:
+            assert changes == said
 
 
 def test_noise_is_of_no_use_to_pairs(tmp_path):
@@ -87,7 +98,7 @@ def test_evaluation_crops():
 
 
 def test_going_on_with_other_pictures(training_environment, tmp_path):
-    """By the command: pairs whose folder has got one more pair and is at another place."""
+    """By the command: pairs whose folder has got one more pair, and other pairs."""
     for i in range(8):
         save(tmp_path / "in" / "noisy" / f"{i}.png", i)
         save(tmp_path / "in" / "clean" / f"{i}.png", 50 + i)
@@ -99,20 +110,15 @@ def test_going_on_with_other_pictures(training_environment, tmp_path):
     noted = json.loads((tmp_path / "runs" / "smoke" / "data.json").read_text())
     assert sum(map(len, noted["splits"].values())) == 8
 
-    (tmp_path / "in").rename(tmp_path / "moved")
-    done = run_command([*command, "moved", "--steps", "3"], training_environment, tmp_path)
+    save(tmp_path / "in" / "noisy" / "new.png", 200)
+    save(tmp_path / "in" / "clean" / "new.png", 201)
+    done = run_command([*command, "in", "--steps", "3"], training_environment, tmp_path)
     assert "going on at step 2" in done.stdout
-    assert "changed since: data.source: in -> moved" in done.stdout
-    assert "data changed since" not in done.stdout
-
-    save(tmp_path / "moved" / "noisy" / "new.png", 200)
-    save(tmp_path / "moved" / "clean" / "new.png", 201)
-    done = run_command([*command, "moved", "--steps", "4"], training_environment, tmp_path)
     assert "data changed since: new: new (" in done.stdout
     save(tmp_path / "other" / "0.png", 300)
     save(tmp_path / "other" / "1.png", 301)
     save(tmp_path / "other" / "2.png", 302)
-    done = run_command([*command, "other", "--steps", "5"], training_environment, tmp_path, code=2)
-    assert "this run trains on moved; other holds other pictures" in done.stderr
+    done = run_command([*command, "other", "--steps", "4"], training_environment, tmp_path, code=2)
+    assert "this run trains on in; other holds other pictures" in done.stderr
     config = json.loads((tmp_path / "runs" / "smoke" / "config.json").read_text())
-    assert config["data"]["source"] == "moved", "nothing was noted of what was refused"
+    assert config["data"]["source"] == "in", "nothing was noted of what was refused"

@@ -56,7 +56,9 @@ def test_white_noise(name):
     assert gain["sigma 50"] > 8
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize(
+    "name", [n if n == "gray" else pytest.param(n, marks=pytest.mark.slow) for n in NETWORKS]
+)
 def test_bfloat16_loses_next_to_nothing(name):
     pictures = _crops(NETWORKS[name])
     methods = {
@@ -101,6 +103,7 @@ def test_faint_noise_of_a_camera_is_no_harm():
         assert _gain("photo", [picture], {"faint": faint})["faint"] > -0.3
 
 
+@pytest.mark.slow
 def test_noise_is_known_wherever_jpegs_blocks_begin():
     """A camera's, compressed and then cropped: the blocks no longer begin at multiples of eight."""
     clean = _crops(3)[1][None].astype(np.float32) / 255

@@ -193,6 +193,7 @@ def _losses(attention: str, seed: int, steps: int = 60) -> np.ndarray:
     return np.array(losses)
 
 
+@pytest.mark.slow
 def test_the_gates_start_does_not_unsettle_training():
     """A fresh shuffle gate multiplies by 0.731; inside the residual branch that must not matter."""
     with_gate, without = _losses("shuffle", 0), _losses("none", 0)

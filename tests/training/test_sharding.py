@@ -79,6 +79,7 @@ def test_eight_devices_train_as_one(mesh, optimizer, expected):
         np.testing.assert_allclose(a, b, atol=2e-6)
 
 
+@pytest.mark.slow
 def test_muon_on_eight_devices():
     """Its products go over the whole kernel, wherever its parts rest."""
     config = dataclasses.replace(CONFIG, mesh=MeshConfig(fsdp=8))
