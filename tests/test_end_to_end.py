@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -131,6 +132,22 @@ def test_stopped_and_resumed_equals_uninterrupted(
         np.testing.assert_array_equal(a, b)
     steps = [json.loads(line)["step"] for line in metrics.read_text().splitlines()]
     assert sorted(set(steps)) == list(range(1, 13)), "the log has gaps after the resume"
+
+
+def test_a_network_that_its_run_could_not_write_is_written_at_the_next_start(
+    uninterrupted, command, training_environment, tmp_path
+):
+    """As where the disk was full, or the process killed, right after the last checkpoint."""
+    shutil.copytree(uninterrupted, tmp_path / "runs" / "smoke")
+    network = tmp_path / "runs" / "smoke" / "network"
+    whole = (network / "model.safetensors").read_bytes()
+    config = json.loads((network / "config.json").read_text())
+    config["training"]["step"] = 3
+    (network / "config.json").write_text(json.dumps(config))
+    (network / "model.safetensors").write_bytes(b"older")
+    run(command, training_environment, tmp_path)
+    assert json.loads((network / "config.json").read_text())["training"]["step"] == 12
+    assert (network / "model.safetensors").read_bytes() == whole
 
 
 def test_denoise_with_what_was_trained(newcomers, training_environment, tmp_path):

@@ -23,6 +23,7 @@ from sa_flax.porting.twin import check_no_window, twin_of
 
 # How far an exported network's results may be from ours, for pictures in [0, 1].
 TOLERANCE = 1e-4
+_ROUNDED = 1e-2
 # Height and width of the picture that shapes are traced with: multiples of every stride, or the
 # tracer finds no range of sizes for the padding.
 _TRACED = 64, 96
@@ -107,7 +108,8 @@ def check(model: nnx.Module, path: Path, picture: np.ndarray) -> float:
 
     Raises:
       InputError: where onnxruntime, or PyTorch, is not installed.
-      RunError: where the difference is above `TOLERANCE`.
+      RunError: where the difference is above `TOLERANCE`, or above a hundredth for a network that
+        computes in 16 bits: exported, it computes in 32.
     """
     ending = path.suffix.lower()
     if ending == ".stablehlo":
@@ -122,10 +124,11 @@ def check(model: nnx.Module, path: Path, picture: np.ndarray) -> float:
     theirs = run.get(ending, _run_torch)(model, path, inputs)
     ours = np.asarray(model(*map(jnp.asarray, inputs)))
     difference = float(np.abs(theirs - ours).max())
-    if not difference <= TOLERANCE:
+    allowed = TOLERANCE if getattr(model, "dtype", None) in (None, jnp.float32) else _ROUNDED
+    if not difference <= allowed:
         raise RunError(
-            f"{path}: gives other results than the network: up to {difference:.2g}, and "
-            f"{TOLERANCE:g} is allowed."
+            f"what was exported gives other results than the network: up to {difference:.2g}, and "
+            f"{allowed:g} is allowed. To write it all the same, leave the check out."
         )
     return difference
 
@@ -184,8 +187,10 @@ def to_stablehlo(model: nnx.Module, path: Path) -> None:
     from jax import export
 
     check_no_window(model)
+    if not hasattr(model, "channels"):
+        raise InputError(f"{type(model).__name__} is no denoiser, which alone can be exported.")
     graphdef, state = nnx.split(model)
-    stride, channels = getattr(model, "stride", 1), model.channels  # type: ignore[attr-defined]
+    stride, channels = getattr(model, "stride", 1), model.channels
 
     def forward(*inputs: jax.Array) -> jax.Array:
         return nnx.merge(graphdef, state)(*inputs)

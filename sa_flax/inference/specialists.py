@@ -50,8 +50,8 @@ def _blocks(x: np.ndarray) -> np.ndarray:
     """(n, 16, 16, C) of (H, W, C)."""
     rows, columns = x.shape[0] // _BLOCK, x.shape[1] // _BLOCK
     cut = x[: rows * _BLOCK, : columns * _BLOCK]
-    cut = cut.reshape(rows, _BLOCK, columns, _BLOCK, -1).swapaxes(1, 2)
-    return cut.reshape(rows * columns, _BLOCK, _BLOCK, -1)
+    cut = cut.reshape(rows, _BLOCK, columns, _BLOCK, x.shape[2]).swapaxes(1, 2)
+    return cut.reshape(rows * columns, _BLOCK, _BLOCK, x.shape[2])
 
 
 def _clear(pairs: Iterable[Pair]) -> tuple[np.ndarray, np.ndarray]:

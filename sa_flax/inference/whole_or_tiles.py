@@ -148,6 +148,8 @@ class Engine:
             def network(part: np.ndarray) -> np.ndarray:
                 h, w = part.shape[:2]
                 side = tile if (h, w) == plan.valid else tile[::-1]  # turned
+                if self.kind == "windowed":  # windows would see what is beyond the picture
+                    side = (h, w)
                 canvas = np.zeros((1, *side, part.shape[-1]), np.float32)
                 canvas[0, :h, :w] = part
                 valid = np.array((h, w), np.int32)

@@ -78,7 +78,7 @@ def save_pretrained(
 
     Raises:
       InputError: where `config` does not build this network, or is not JSON, or where a file is in
-        the place of the directory.
+        the place of the directory, or that is a training run's.
       StorageError: where the directory can't be written.
     """
     abstract = _build(config, "config")
@@ -98,6 +98,10 @@ def save_pretrained(
     except (TypeError, ValueError) as error:
         raise InputError(f"config must be JSON: {error}.") from error
     directory = Path(directory)
+    if (directory / "starts.jsonl").exists():
+        raise InputError(
+            f"{directory} is the directory of a training run, which would be lost. Choose another."
+        )
     place = next((p for p in (directory, *directory.parents) if os.path.exists(p)), directory)
     if os.path.exists(place) and not os.path.isdir(place):
         raise InputError(f"{directory}: can't be written, since {place} is a file. Give a folder.")

@@ -32,6 +32,11 @@ def read_safetensors(
         raise
     except MemoryError as error:
         raise _too_little_memory(path) from error
+    except AttributeError as error:  # of NumPy, asked for a kind of numbers that it hasn't
+        raise CheckpointError(
+            f"{path}: holds numbers of a kind that NumPy lacks; save them as float16 or float32.\n"
+            f"  The reader says: {one_line(error)}"
+        ) from error
     except (SafetensorError, OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise CheckpointError(
             f"{path}: is no safetensors file, or is cut short or damaged.\n"

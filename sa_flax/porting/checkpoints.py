@@ -96,6 +96,10 @@ def unwrap(source: Mapping[str, Any]) -> dict[str, Any]:
     return names
 
 
+# PyTorch's floating-point numbers that NumPy has as well; bfloat16 and those of 8 bits it hasn't.
+_OF_NUMPY = ("torch.float16", "torch.float32", "torch.float64")
+
+
 def _to_numpy(value: Any) -> np.ndarray | None:
     """`value` as an array, or None where it is none."""
     if hasattr(value, "detach"):  # a PyTorch tensor
@@ -104,9 +108,10 @@ def _to_numpy(value: Any) -> np.ndarray | None:
             return None
         if tensor.is_quantized:
             return None
-        if str(tensor.dtype) == "torch.bfloat16":  # numpy has none; float32 holds it exactly
+        kind = str(tensor.dtype)
+        if tensor.is_floating_point() and kind not in _OF_NUMPY:  # float32 holds it exactly
             tensor = tensor.float()
-        return tensor.numpy()
+        return tensor.resolve_conj().resolve_neg().numpy()
     if isinstance(value, np.ndarray | np.generic) or hasattr(value, "__array__"):
         return np.asarray(value)
     return None

@@ -330,12 +330,10 @@ def _mirror_to_multiple(x: torch.Tensor, multiple: int) -> torch.Tensor:
     for axis in (2, 3):
         size = x.shape[axis]
         places = torch.arange(size + -size % multiple, device=x.device)
-        if size == 1:
-            places = places * 0
-        else:
-            period = torch.full_like(places, 2 * size - 2)  # a tensor: so it can be exported
-            places = places % period
-            places = torch.minimum(places, period - places)
+        # A tensor, so that it can be exported for any size; of a single pixel there is no period.
+        period = torch.full_like(places, 2 * size - 2).clamp(min=1)
+        places = places % period
+        places = torch.minimum(places, period - places)
         x = x.index_select(axis, places)
     return x
 

@@ -85,10 +85,14 @@ def twin_of(model: nnx.Module) -> Twin:
     check_no_window(model)
     if isinstance(model, AttentionUNet):
         options = _unet_options(model)
-        return Twin("AttentionUNet", options, to_torch(model))
+        weights = {n: np.asarray(a, np.float32) for n, a in to_torch(model).items()}
+        return Twin("AttentionUNet", options, weights)
     if isinstance(model, DnCNN):
         folded = fold_batch_norm(model)
-        weights = {n.replace("dncnn.", "model."): a for n, a in to_torch(folded).items()}
+        weights = {
+            n.replace("dncnn.", "model."): np.asarray(a, np.float32)
+            for n, a in to_torch(folded).items()
+        }
         for name in [name for name in weights if name.endswith(".weight")]:
             width = weights[name].shape[0]
             weights.setdefault(name.replace(".weight", ".bias"), np.zeros(width, np.float32))

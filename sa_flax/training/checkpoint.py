@@ -60,6 +60,7 @@ class Checkpoints:
             item_names=("state", "ema"),
             options=ocp.CheckpointManagerOptions(
                 preservation_policy=policy,
+                best_fn=lambda metrics: metrics["psnr"],  # else metrics are not written
                 enable_async_checkpointing=False,
                 cleanup_tmp_directories=True,
                 create=not alone,

@@ -4,6 +4,7 @@ import inspect
 import json
 import math
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -168,11 +169,24 @@ def _to_gray(array: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     return array
 
 
-def best_score(run: Path) -> float:
-    """The PSNR in dB that the best network of a run was chosen by; -infinity without one."""
+def step_of_network(run: Path) -> int | None:
+    """The step of the network that a run has kept; None without one."""
+    try:
+        kept = json.loads((run / NETWORK / CONFIG).read_text(encoding="utf-8"))
+        return kept["training"]["step"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def best_score(run: Path, noises: Sequence[str]) -> float:
+    """Mean PSNR in dB of the best network of a run over these noises.
+
+    -infinity without one, and where it was not measured on all of them: then the next is the best.
+    """
     try:
         kept = json.loads((run / BEST_NETWORK / CONFIG).read_text(encoding="utf-8"))
-        return float(kept["training"]["best_psnr"])
+        scores = kept["training"]["validation_psnr"]
+        return min(float(np.mean([scores[name] for name in noises])), 999.0)
     except (OSError, ValueError, KeyError, TypeError):  # not there, or not whole: it is made anew
         return -math.inf
 

@@ -31,7 +31,7 @@ from sa_flax.training import logs, processes, run_data
 from sa_flax.training.checkpoint import Checkpoints
 from sa_flax.training.mirror import Mirror
 from sa_flax.training.monitor import Monitor
-from sa_flax.training.network import best_score, save_network
+from sa_flax.training.network import best_score, save_network, step_of_network
 from sa_flax.training.one_writer import OneWriter
 from sa_flax.training.provenance import versions
 from sa_flax.training.run_directory import claim, earlier_config, saved_steps
@@ -129,7 +129,8 @@ class Run:
 
     @property
     def stopped(self) -> bool:
-        return self.step < self.config.steps
+        """Whether a signal has ended it, be it in its last step."""
+        return self._stopping or self.step < self.config.steps
 
     def next_of(self, batches: Iterator[Any]) -> Any:
         """The next batch; the time it is waited for is noted."""
@@ -185,14 +186,17 @@ class Run:
         The best checkpoint is the one with the highest PSNR on the run's own noise; where that is
         the published noise, on the mean of its levels. Its network is kept besides, in `best`.
         """
-        psnr = None
+        psnr, judged_by = None, list[str]()
         if self._scores and self._scored_at == self.step:
-            own = [self._scores[name] for name in self._own_noises if name in self._scores]
-            psnr = min(float(np.mean(own or list(self._scores.values()))), 999.0)
-        if not self._checkpoints.save(state, self.step, psnr=psnr) or not processes.is_first():
+            judged_by = [name for name in self._own_noises if name in self._scores]
+            judged_by = judged_by or list(self._scores)
+            psnr = min(float(np.mean([self._scores[name] for name in judged_by])), 999.0)
+        saved = self._checkpoints.save(state, self.step, psnr=psnr)
+        # A run that died after its checkpoint may have left an older network.
+        if not processes.is_first() or not (saved or step_of_network(self.output) != self.step):
             return
-        bests = [None] if psnr is None or psnr <= best_score(self.output) else [None, psnr]
-        for best in bests:
+        better = psnr is not None and psnr > best_score(self.output, judged_by)
+        for best in [None, psnr] if better else [None]:
             save_network(
                 self.output,
                 network,

@@ -9,9 +9,10 @@ from flax import nnx
 import sa_flax
 from sa_flax.errors import InputError, RunError
 from sa_flax.inference import export
+from sa_flax.porting.twin import write_torch_file
 
 denoised = nnx.jit(lambda model, *given: model(*given))
-SIZES = [(1, 24, 36), (2, 33, 17), (1, 8, 50)]
+SIZES = [(1, 24, 36), (2, 33, 17), (1, 8, 50), (1, 1, 7), (1, 9, 1)]
 
 
 def network(name: str, **options) -> nnx.Module:
@@ -97,6 +98,16 @@ def test_onnx_at_every_size(tmp_path, name):
         other = network(kind, **{**options, "width": 8})
         with pytest.raises(RunError, match="gives other results"):
             export.check(other, path, inputs(model, (1, 20, 21))[0][0])
+
+
+def test_networks_of_sixteen_bits(tmp_path):
+    """Parameters that PyTorch's arrays can't be made of directly, and results that were rounded."""
+    options = {"width": 4, "levels": 2, "attention": "none", "attend": "none"}
+    options |= {"dtype": jnp.bfloat16, "param_dtype": jnp.bfloat16}
+    model = sa_flax.create_model("attention_unet", rngs=nnx.Rngs(0), **options)
+    path = tmp_path / "net.safetensors"
+    write_torch_file(model, path)
+    assert export.check(model, path, inputs(model, (1, 20, 21))[0][0]) < 0.01
 
 
 @every_network

@@ -85,6 +85,13 @@ def test_texture_that_a_specialist_keeps_is_no_noise():
     assert leaves_no_noise(parts, lambda x: PLAIN + texture)
 
 
+def test_pictures_lower_than_a_block():
+    """Nothing can be told of them, and nothing fails."""
+    strip = np.random.default_rng(0).random((8, 4000, 3), np.float32)
+    assert not looks_white([(strip, strip)])
+    assert not leaves_no_noise([(strip, strip)], lambda x: x)
+
+
 def test_parts():
     whole = np.zeros((300, 500, 3), np.float32)
     shapes = {noisy.shape for noisy, _ in parts_of([(whole, whole)])}

@@ -115,6 +115,18 @@ def test_a_window_is_exact_in_tiles(monkeypatch):
     np.testing.assert_allclose(clean, whole_of_it, atol=1e-5)
 
 
+def test_a_window_is_exact_where_the_tile_is_larger_than_the_picture(monkeypatch):
+    """Of the canvas beyond the picture the windows see nothing."""
+    model, noisy = network("shuffle", width=8, levels=2), picture(60, 300)
+    whole_of_it = sa_flax.Denoiser(model, window=(16, 16))(noisy)
+    denoiser = sa_flax.Denoiser(model, window=(16, 16), memory="1MB")
+    in_tiles_of(130, 192, monkeypatch=monkeypatch)
+    calls = []
+    clean = denoiser(noisy, report=lambda *call: calls.append(call))
+    assert len(calls) > 1
+    np.testing.assert_allclose(clean, whole_of_it, atol=1e-5)
+
+
 @pytest.mark.parametrize("kind", AFFINITIES)
 def test_attention_between_all_positions(kind, monkeypatch):
     model, noisy = network(kind, width=8, levels=2, attend="encoder"), picture(150, 24)

@@ -134,6 +134,13 @@ def test_half_the_size_and_a_card(tmp_path):
         np.testing.assert_allclose(loaded_leaf, leaf[...], rtol=2**-10, atol=1e-7)
 
 
+def test_a_run_is_not_overwritten(tmp_path):
+    (tmp_path / "starts.jsonl").touch()
+    with pytest.raises(InputError, match="the directory of a training run"):
+        save_pretrained(drawn_model("dncnn", **OPTIONS), tmp_path, config=CONFIG)
+    assert [path.name for path in tmp_path.iterdir()] == ["starts.jsonl"]
+
+
 def test_saving_again_replaces(saved):
     _, directory = saved
     other = drawn_model("dncnn", seed=1, **OPTIONS)

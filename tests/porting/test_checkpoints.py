@@ -8,6 +8,7 @@ import pickle
 import ml_dtypes
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
 from safetensors.numpy import save_file
 
@@ -172,6 +173,23 @@ def test_wrappers_are_taken_off(wrapped):
 def test_a_prefix_that_only_some_names_have_stays():
     names = {"module.a": 1, "b": 2}
     assert unwrap(names) == names
+
+
+@pytest.mark.parametrize("kind", ["float8_e4m3fn", "float8_e5m2"])
+def test_numbers_of_eight_bits(tmp_path, kind):
+    """NumPy has none. From PyTorch's own files they come as float32; of safetensors it is said."""
+    tensor = torch.tensor([0.5, -2.0, 0.0]).to(getattr(torch, kind))
+    torch.save({"a": tensor}, tmp_path / "a.pth")
+    read = as_arrays(read_checkpoint(tmp_path / "a.pth"))
+    np.testing.assert_array_equal(read["a"], np.float32([0.5, -2.0, 0.0]))
+    safetensors.torch.save_file({"a": tensor}, tmp_path / "a.safetensors")
+    with pytest.raises(CheckpointError, match="save them as float16 or float32"):
+        read_checkpoint(tmp_path / "a.safetensors")
+
+
+def test_conjugates_are_resolved():
+    values = torch.tensor([1 + 2j]).conj()
+    np.testing.assert_array_equal(as_arrays({"a": values})["a"], [1 - 2j])
 
 
 def test_bfloat16_and_float16_keep_their_values(tmp_path):

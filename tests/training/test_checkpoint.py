@@ -79,6 +79,16 @@ def test_the_newest_and_the_best_are_kept(tmp_path, fresh):
     assert kept == ["2", "4", "5"]
 
 
+def test_the_best_is_kept_by_a_run_that_goes_on(tmp_path, fresh):
+    save(tmp_path, fresh, {1: 20.0, 2: 30.0})
+    save(tmp_path, fresh, {3: 25.0, 4: 26.0, 5: None, 6: 24.0})
+    assert {p.name for p in (tmp_path / CHECKPOINTS).iterdir() if p.name.isdigit()} == {
+        "2",
+        "5",
+        "6",
+    }
+
+
 def test_a_truncated_newest_checkpoint_gives_way_to_the_one_before(tmp_path, fresh):
     save(tmp_path, fresh, {1: None, 2: None})
     truncate(tmp_path / CHECKPOINTS / "2")

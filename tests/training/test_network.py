@@ -49,14 +49,17 @@ def test_what_a_run_leaves(colour_run):
 
 def test_the_best_network_of_a_run(colour_run):
     model, run = colour_run
-    assert best_score(run) == -np.inf
+    assert best_score(run, ["sigma 25"]) == -np.inf
     with pytest.raises(PretrainedError, match="is not the directory of a run"):
         from_pretrained(f"{run}@best")
     (run / "starts.jsonl").write_text("")
     with pytest.raises(PretrainedError, match="has kept no best network"):
         from_pretrained(f"{run}@best")
-    save_network(run, model, COLOUR, step=5, scores={"sigma 25": 30.5}, best=30.5)
-    assert best_score(run) == 30.5
+    scores = {"sigma 25": 30.5, "sigma 50": 26.5}
+    save_network(run, model, COLOUR, step=5, scores=scores, best=28.5)
+    assert best_score(run, ["sigma 25", "sigma 50"]) == 28.5
+    assert best_score(run, ["sigma 50"]) == 26.5, "of what is asked for now"
+    assert best_score(run, ["sigma 15"]) == -np.inf, "not known"
     _, config = from_pretrained(f"{run}@best")
     assert config["training"]["step"] == 5
     assert from_pretrained(run)[1]["training"]["step"] == 7
