@@ -183,10 +183,12 @@ def run(options: argparse.Namespace, stop: Stop) -> int:
         print(f"network: {chosen.name}{f', in {chosen.dtype}' if chosen.dtype else ''}", flush=True)
 
     def at_end(there: Sequence[tuple[str, str]]) -> None:
-        if sheets is not None:
-            sheets.complete(there, stop)
-        if options.report is not None:
-            _write_report(options.report, there, chosen.name, stop)
+        try:
+            if sheets is not None:
+                sheets.complete(there, stop)
+        finally:
+            if options.report is not None:
+                _write_report(options.report, there, chosen.name, stop)
 
     return work.process(
         plan if sheets is None else sheets.plan,

@@ -54,6 +54,8 @@ class Sheets:
 
     def _refused(self, job: Job) -> Job:
         sheet = self.of(job.target)
+        if job.source == STREAM:  # whose result is made each time, under a name not known yet
+            return job
         if job.refusal or not os.path.lexists(sheet) or _is_newer(sheet, job.target):
             return job
         reason = (

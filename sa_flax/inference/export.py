@@ -23,6 +23,7 @@ from sa_flax.porting.twin import check_no_window, twin_of
 
 # How far an exported network's results may be from ours, for pictures in [0, 1].
 TOLERANCE = 1e-4
+# Of a network that rounds to 16 bits on its way, which its exported form does not.
 _ROUNDED = 1e-2
 # Height and width of the picture that shapes are traced with: multiples of every stride, or the
 # tracer finds no range of sizes for the padding.

@@ -30,6 +30,8 @@ from sa_flax.remote import Remote, is_address
 CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
 # The saved networks in the directory of a run: the newest, and the best on its validation pictures.
 NETWORK, BEST_NETWORK = "network", "best"
+# In the directory of every run: a line for each of its starts.
+STARTS = "starts.jsonl"
 # Behind the directory of a run: its best network instead of its newest.
 BEST = "@best"
 
@@ -98,7 +100,7 @@ def save_pretrained(
     except (TypeError, ValueError) as error:
         raise InputError(f"config must be JSON: {error}.") from error
     directory = Path(directory)
-    if (directory / "starts.jsonl").exists():
+    if (directory / STARTS).exists():
         raise InputError(
             f"{directory} is the directory of a training run, which would be lost. Choose another."
         )

@@ -18,12 +18,12 @@ from sa_flax import strict_json
 from sa_flax.config import CHANGEABLE, Config, differences, from_json, to_json, validate
 from sa_flax.errors import InputError
 from sa_flax.files import write_whole
+from sa_flax.models.saved import STARTS
 from sa_flax.training.provenance import versions
 
 CHECKPOINTS = "checkpoints"
 CONFIG = "config.json"
 CHECKSUMS = "checksums.json"
-STARTS = "starts.jsonl"
 
 
 def read_config(run: Path) -> Config:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sa_flax.cli.jobs import plan
+from sa_flax.cli.jobs import STREAM, plan
 from sa_flax.cli.sheets import Sheets
 from sa_flax.errors import InputError
 
@@ -79,3 +79,10 @@ def test_what_was_done_before_gets_its_sheet(sa_flax, folder, tmp_path):
     assert (tmp_path / "out" / "sub" / "b_compare.png").is_file()
     assert sa_flax(*words, "--compare", "--overwrite")[0] == 0
     assert (tmp_path / "out" / "a_compare.png").read_bytes() == later
+
+
+def test_from_standard_input_once_more(tmp_path):
+    """Its result is made each time, and so is the sheet."""
+    (tmp_path / "stdin_compare.png").touch()
+    (job,) = Sheets(plan([STREAM], tmp_path), overwrite=False).plan.jobs
+    assert job.refusal == ""

@@ -104,22 +104,14 @@ def test_tiles_share_statistics_close_to_the_wholes(kind, monkeypatch):
     np.testing.assert_allclose(denoiser(noisy), exact, atol=1e-5)
 
 
-def test_a_window_is_exact_in_tiles(monkeypatch):
-    model, noisy = network("sge", width=8, levels=2), picture(300, 130)
-    whole_of_it = sa_flax.Denoiser(model, window=(8, 8))(noisy)
-    denoiser = sa_flax.Denoiser(model, window=(8, 8), memory="1MB")
-    in_tiles_of(130, 192, monkeypatch=monkeypatch)
-    calls = []
-    clean = denoiser(noisy, report=lambda *call: calls.append(call))
-    assert len(calls) > 1
-    np.testing.assert_allclose(clean, whole_of_it, atol=1e-5)
-
-
-def test_a_window_is_exact_where_the_tile_is_larger_than_the_picture(monkeypatch):
-    """Of the canvas beyond the picture the windows see nothing."""
-    model, noisy = network("shuffle", width=8, levels=2), picture(60, 300)
-    whole_of_it = sa_flax.Denoiser(model, window=(16, 16))(noisy)
-    denoiser = sa_flax.Denoiser(model, window=(16, 16), memory="1MB")
+# The second picture is lower than a tile: of what is beyond it the windows see nothing.
+@pytest.mark.parametrize(
+    ("kind", "size", "window"), [("sge", (300, 130), (8, 8)), ("shuffle", (60, 300), (16, 16))]
+)
+def test_a_window_is_exact_in_tiles(kind, size, window, monkeypatch):
+    model, noisy = network(kind, width=8, levels=2), picture(*size)
+    whole_of_it = sa_flax.Denoiser(model, window=window)(noisy)
+    denoiser = sa_flax.Denoiser(model, window=window, memory="1MB")
     in_tiles_of(130, 192, monkeypatch=monkeypatch)
     calls = []
     clean = denoiser(noisy, report=lambda *call: calls.append(call))
