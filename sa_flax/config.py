@@ -364,6 +364,11 @@ def validate(config: Config) -> None:
         "levels in [0, 1] by 255.",
     )
     require(len(config.evaluation_sigmas) > 0, "--evaluation-sigmas needs at least one level.")
+    levels = [f"{level:g}" for level in config.evaluation_sigmas]
+    require(
+        len(set(levels)) == len(levels),
+        f"--evaluation-sigmas has a level twice: {' '.join(levels)}. Leave one of them out.",
+    )
 
 
 def preset(name: str) -> Config:

@@ -115,6 +115,7 @@ def test_command_line_overrides_a_preset():
         (["--steps", "0"], "--steps must be at least 1"),
         (["--optimizer.learning-rate", "0"], "above 0"),
         (["--evaluation-sigmas", "15", "-5"], "can't be negative"),
+        (["--evaluation-sigmas", "25", "15", "25"], "has a level twice: 25 15 25"),
         (["--mesh.fsdp", "0"], "--mesh.fsdp must be at least 1"),
         (["--optimizer.accumulate", "3"], "8 can't be worked through in .* 3 equal parts"),
         (["--coordinator", "here:1"], "need --distributed"),

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from sa_flax.data.headers import PictureFile, look_at_all, scenes
-from sa_flax.data.listing import as_text, in_words
+from sa_flax.data.listing import as_text, in_words, of_a_run
 from sa_flax.data.manifest import ROLES, Manifest
 from sa_flax.data.splits import Candidate, Example, Splits, divide
 from sa_flax.errors import InputError
@@ -54,7 +54,7 @@ def open_folder(folder: Path, source: str, *, crop: int, earlier: Manifest | Non
     Raises:
       InputError: where there are no pictures, or too few.
     """
-    found = survey(folder)
+    found = survey(folder, refuse=of_a_run)
     others = in_words(found.left_out, folder)
     if not found.pictures:
         left_out = "".join(f"\n  {line}" for line in others[:10])

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from sa_flax.pictures import LeftOut
 
+_OF_A_RUN = ("config.json", "starts.jsonl")  # in a training run's directory
 _NAMED = 3  # how many names a line about many files gives
 
 
@@ -20,6 +21,13 @@ def in_words(left_out: Iterable[LeftOut], folder: str | os.PathLike[str]) -> tup
         else f"{len(found)} files ({some(found)}): {reason}"
         for reason, found in names.items()
     )
+
+
+def of_a_run(folder: Path) -> str:
+    """Why a folder's pictures are no data: "" but for a training run's, which shows its own there,
+    held-out ones among them."""
+    made = all(os.path.isfile(folder / name) for name in _OF_A_RUN)
+    return "the directory of a training run" if made else ""
 
 
 def subfolders(folder: str | os.PathLike[str]) -> list[Path]:

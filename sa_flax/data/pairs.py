@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from sa_flax.data.folder import splits_of
 from sa_flax.data.headers import PictureFile, look_at_all, scenes
-from sa_flax.data.listing import as_text, some, subfolders
+from sa_flax.data.listing import as_text, of_a_run, some, subfolders
 from sa_flax.data.manifest import Manifest
 from sa_flax.data.splits import Candidate, Splits
 from sa_flax.errors import InputError
@@ -73,7 +73,7 @@ def find_pairs(
             "Give two folders, or two patterns of names."
         )
     keys = {NOISY: _key(noisy_names), CLEAN: _key(clean_names)}
-    listings = {NOISY: survey(noisy), CLEAN: survey(clean)}
+    listings = {NOISY: survey(noisy, of_a_run), CLEAN: survey(clean, of_a_run)}
     left_out = [
         f"{found.path}: {found.reason}"
         for found in sorted({*listings[NOISY].left_out, *listings[CLEAN].left_out})

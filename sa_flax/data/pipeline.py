@@ -5,7 +5,10 @@ processes or hosts. That makes the data position of a run one number.
 """
 
 import dataclasses
+import multiprocessing
+import os
 import re
+import signal
 import threading
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -206,6 +209,25 @@ def training_batches(
 
         flags.FLAGS.mark_as_parsed()  # grain's worker processes read absl's flags
         iterable = iterable.mp_prefetch(
-            grain.MultiprocessingOptions(num_workers=config.workers, per_worker_buffer_size=2)
+            grain.MultiprocessingOptions(num_workers=config.workers, per_worker_buffer_size=2),
+            worker_init_fn=_begin_work,
         )
     return Batches(iter(iterable))
+
+
+def _begin_work(index: int, count: int) -> None:
+    """In a worker process: only the main process ends it, which hears signals and saves first.
+
+    Ctrl-C, and what ends a whole job, reach workers too, whose batches that last step needs.
+    """
+    del index, count
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+    threading.Thread(target=_end_with_the_main_process, daemon=True).start()
+
+
+def _end_with_the_main_process() -> None:
+    main = multiprocessing.parent_process()
+    if main is not None:
+        main.join()
+        os._exit(1)

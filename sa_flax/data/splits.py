@@ -218,6 +218,9 @@ def divide(
     own = {roles[c.name] for c in usable} if roles else set()
     missing = [role for role in ("validation", "test") if role not in own]
     by_name, by_digest = earlier.roles() if earlier is not None else ({}, {})
+    # A picture under another name is known by its content, but beside the old one it is a copy.
+    here = {c.digest for c in usable if c.name in by_name}
+    by_digest = {digest: role for digest, role in by_digest.items() if digest not in here}
     parts: dict[str, list[Candidate]] = {role: [] for role in ROLES}
     for c in usable:
         role = roles.get(c.name) or "train"

@@ -2,7 +2,7 @@
 
 import io
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -259,12 +259,18 @@ class Survey(NamedTuple):
     left_out: list[LeftOut]
 
 
-def survey(folder: str | os.PathLike[str]) -> Survey:
+def survey(
+    folder: str | os.PathLike[str], refuse: Callable[[Path], str] = lambda path: ""
+) -> Survey:
     """Looks for pictures in `folder` and below, by their names; hidden ones are left out.
 
     Left out with a reason are folders that can't be listed, files with another suffix, and those
     that need a package which is not installed. Links to folders are followed, but no folder is
     listed twice: a link may lead in a circle.
+
+    Args:
+      folder: where to look.
+      refuse: says of a folder below why it is left out, or "".
     """
     pictures: list[Path] = []
     left_out: list[LeftOut] = []
@@ -280,6 +286,10 @@ def survey(folder: str | os.PathLike[str]) -> Survey:
             continue
         listed.add(place)
         subdirectories[:] = sorted(d for d in subdirectories if not d.startswith("."))
+        for path in [Path(directory, name) for name in subdirectories]:
+            if reason := refuse(path):
+                left_out.append(LeftOut(path, reason))
+                subdirectories.remove(path.name)
         for file in files:
             if file.startswith("."):
                 continue

@@ -202,7 +202,8 @@ def draw_learning_curve(entries: list[dict[str, float]]) -> Figure:
     loss_axes, psnr_axes = figure.subplots(1, 2)
     _plot(loss_axes, entries, "train/loss", "")
     loss_axes.set_ylabel("training loss")
-    loss_axes.set_yscale("log")
+    if all((entry.get("train/loss") or 1.0) > 0 for entry in entries):  # not so by log_mse
+        loss_axes.set_yscale("log")
     for name in sorted({key for e in entries for key in e if key.startswith("validation/")}):
         _plot(psnr_axes, entries, name, name.removeprefix("validation/"))
     psnr_axes.set_ylabel("validation PSNR, dB")

@@ -56,22 +56,29 @@ def train(config: Config, place: Mirror, *, resume: bool) -> int:
         key = jax.random.key(config.seed)
         denoiser = Denoiser(_network(graphdef, state))
 
+        def validate() -> None:
+            nonlocal denoiser
+            denoiser = denoiser.with_variables(*_averages(state))
+            # A network that has run away gets no score; the run ends by itself if it stays so.
+            with contextlib.suppress(NotFiniteError):
+                rows = evaluate.evaluate(
+                    {"denoised": denoiser.method},
+                    validation_set,
+                    noises=noises,
+                    with_ssim=False,
+                )
+                run.scores(rows)
+                run.samples(denoiser, validation_set[:2], noises, f"{run.step:07}")
+
+        if run.owes_validation():
+            validate()
+            run.save(state, _network(graphdef, state))
         for step in run.steps():
             batch = sharding.place_batch(run.next_of(batches), mesh)
             state, metrics = train_step(state, batch, key)
             run.note(step, metrics)
             if run.due(config.evaluate_every):
-                denoiser = denoiser.with_variables(*_averages(state))
-                # A network that has run away gets no score; the run ends by itself if it stays so.
-                with contextlib.suppress(NotFiniteError):
-                    rows = evaluate.evaluate(
-                        {"denoised": denoiser.method},
-                        validation_set,
-                        noises=noises,
-                        with_ssim=False,
-                    )
-                    run.scores(rows)
-                    run.samples(denoiser, validation_set[:2], noises, f"{step:07}")
+                validate()
             if run.due(config.checkpoint_every):
                 run.save(state, _network(graphdef, state))
         batches.close()

@@ -198,6 +198,7 @@ def save_network(
     *,
     step: int,
     scores: dict[str, float],
+    scored_at: int | None = None,
     best: float | None = None,
 ) -> None:
     """Keeps the run's network, as it is now, in its folder `network` (see `models.saved`).
@@ -208,11 +209,14 @@ def save_network(
       config: of the run.
       step: training steps done.
       scores: PSNR in dB on the validation pictures, by noise, of the last evaluation.
+      scored_at: the step of that evaluation, where it was another one.
       best: the PSNR that makes it the best so far: it goes into the folder `best` instead.
     """
+    scored_at = step if scored_at is None else scored_at
     training = {
         "step": step,
         "validation_psnr": finite(scores),
+        "validated_at": scored_at,
         "config": json.loads(to_json(config)),
     }
     if best is not None:
@@ -225,11 +229,11 @@ def save_network(
             "options": saved_options(config),
             "training": training,
         },
-        card=_card(run.name, config, step, scores),
+        card=_card(run.name, config, step, scores, scored_at),
     )
 
 
-def _card(name: str, config: Config, step: int, scores: dict[str, float]) -> str:
+def _card(name: str, config: Config, step: int, scores: dict[str, float], scored_at: int) -> str:
     measured = "".join(f"| {noise} | {psnr:.2f} |\n" for noise, psnr in scores.items())
     table = (
         f"| noise | PSNR, dB |\n| --- | --- |\n{measured}" if measured else "Not measured yet.\n"
@@ -246,7 +250,7 @@ A denoiser for {"gray" if config.model.channels == 1 else "colour"} pictures, tr
 - training: {step} of {config.steps} steps of {data.batch_size} crops of {data.crop} x {data.crop}
   pixels, seed {config.seed}.{start}
 
-On the validation pictures:
+On the validation pictures{f", at step {scored_at}" if scores and scored_at != step else ""}:
 
 {table}
 Its licence follows from the pictures it was trained on: say here what they are before you publish

@@ -158,7 +158,7 @@ def _leave(code: int, message: str) -> NoReturn:
     with contextlib.suppress(OSError, ValueError):
         sys.stdout.flush()
     for child in multiprocessing.active_children():  # those that prepare data
-        child.terminate()
+        child.kill()
     os._exit(code)
 
 

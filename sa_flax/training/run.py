@@ -8,7 +8,6 @@ import math
 import os
 import resource
 import signal
-import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -35,6 +34,7 @@ from sa_flax.training.network import best_score, save_network, step_of_network
 from sa_flax.training.one_writer import OneWriter
 from sa_flax.training.provenance import versions
 from sa_flax.training.run_directory import claim, earlier_config, saved_steps
+from sa_flax.training.signals import catch_signals
 from sa_flax.training.state import TrainState, learning_rate_schedule
 
 
@@ -72,6 +72,7 @@ class Run:
         self._pending: list[dict[str, jax.Array]] = []
         self._waited = 0.0
         self._scores: dict[str, float] = {}
+        self._scored_at = 0
         own = evaluate.PAIRS if splits.pairs else evaluate.own_name(config.noise)
         self._own_noises = [] if own is None else [own]
         self._stopping = False
@@ -148,11 +149,16 @@ class Run:
         self._pending.append(metrics)
         if len(self._pending) > 2:  # stay at most two steps ahead of the device
             jax.block_until_ready(self._pending[-3])
-        if jax.process_count() == 1 or step % 10 == 0:  # all processes stop at the same step
-            self._stopping = processes.any_process(bool(self._caught))
         config = self.config
+        # All processes stop at the same step.
+        if jax.process_count() == 1 or step % 10 == 0 or step == config.steps:
+            self._listen()
         if any(map(self.due, (config.log_every, config.evaluate_every, config.checkpoint_every))):
             self._flush()
+
+    def _listen(self) -> None:
+        """Ends the run where a signal has reached any process. All must call this together."""
+        self._stopping = self._stopping or processes.any_process(bool(self._caught))
 
     def _flush(self) -> None:
         if not self._pending:
@@ -173,6 +179,13 @@ class Run:
         last = self.step == self.config.steps
         return (self.step % every == 0 or last) and not self._stopping
 
+    def owes_validation(self) -> bool:
+        """Whether the step that it goes on from was to be validated, and a signal came first."""
+        entries = logs.read_metrics(self.output) if self.step and processes.is_first() else []
+        done = any(e["step"] == self.step and any("validation/" in k for k in e) for e in entries)
+        owed = bool(entries) and self.due(self.config.evaluate_every) and not done
+        return processes.any_process(owed)
+
     def scores(self, rows: Sequence[dict[str, Any]]) -> None:
         """Notes the figures of a validation, the rows of `evaluate`."""
         scores = {row["noise"]: row["psnr"] for row in rows if row["method"] != "noisy"}
@@ -192,10 +205,12 @@ class Run:
             judged_by = judged_by or list(self._scores)
             psnr = min(float(np.mean([self._scores[name] for name in judged_by])), 999.0)
         saved = self._checkpoints.save(state, self.step, psnr=psnr)
-        # A run that died after its checkpoint may have left an older network.
-        if not processes.is_first() or not (saved or step_of_network(self.output) != self.step):
+        if not processes.is_first():
             return
         better = psnr is not None and psnr > best_score(self.output, judged_by)
+        # A run that died after its checkpoint may have left an older network.
+        if not (saved or better or step_of_network(self.output) != self.step):
+            return
         for best in [None, psnr] if better else [None]:
             save_network(
                 self.output,
@@ -203,6 +218,7 @@ class Run:
                 self.config,
                 step=self.step,
                 scores=self._scores,
+                scored_at=self._scored_at,
                 best=best,
             )
         self._mirror.push()
@@ -275,35 +291,12 @@ class Run:
 
     def close_log(self) -> None:
         """Ends the log, draws the learning curve, and hears signals as before."""
+        self._listen()
         self._stop_catching.close()
         self._log.close()
         if isinstance(self._log, logs.RunLog):
             logs.save_learning_curve(self.output)
             print(self._log.summary())
-
-
-@contextlib.contextmanager
-def catch_signals() -> Iterator[list[int]]:
-    """Inside, Ctrl-C and SIGTERM only note themselves in the list that is yielded.
-
-    The loop looks at it after every step. A second Ctrl-C interrupts at once.
-    """
-    caught: list[int] = []
-
-    def note(number: int, frame: Any) -> None:
-        del frame
-        if caught:
-            raise KeyboardInterrupt
-        caught.append(number)
-        print("\nstopping: saving a checkpoint after this step", file=sys.stderr, flush=True)
-
-    numbers = (signal.SIGINT, signal.SIGTERM)
-    before = [signal.signal(number, note) for number in numbers]
-    try:
-        yield caught
-    finally:
-        for number, handler in zip(numbers, before, strict=True):
-            signal.signal(number, handler)
 
 
 MOST_MEASURED = 24

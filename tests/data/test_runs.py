@@ -51,9 +51,28 @@ def test_what_a_run_notes(tmp_path):
     (tmp_path / tested).rename(tmp_path / "in" / tested)
     third = open_splits(folder, earlier=run_data.earlier_data(output))
     assert tested in third.manifest.splits["test"]
+    # A copy of what is held out is left out at every start.
+    (tmp_path / "in" / "copy.png").write_bytes((tmp_path / "in" / tested).read_bytes())
+    run_data.note_data(output, third.manifest)
+    for _ in range(2):
+        fourth = open_splits(folder, earlier=run_data.earlier_data(output))
+        assert fourth.manifest.splits == third.manifest.splits
+        assert f"copy.png: a copy of {tested}, which is held out" in fourth.skipped
+        run_data.note_data(output, fourth.manifest)
     (output / run_data.DATA).write_bytes(b"\xff{")
     with pytest.raises(InputError, match=r"data.json: is not .* restore it from a backup"):
         run_data.earlier_data(output)
+
+
+def test_pictures_that_runs_made_are_no_data(tmp_path, monkeypatch):
+    for i in range(4):
+        save(tmp_path / f"{i}.png", i)
+    alone = open_splits(str(tmp_path)).manifest
+    with claim(tmp_path / "runs" / "quick", Config(), resume=False):
+        save(tmp_path / "runs" / "quick" / "samples" / "test" / "picture0.png", 9)
+    found = open_splits(str(tmp_path))
+    assert found.manifest.splits == alone.splits
+    assert found.skipped == ("runs/quick: the directory of a training run",)
 
 
 def test_a_run_of_an_earlier_release_keeps_its_source(tmp_path):

@@ -54,6 +54,12 @@ def test_the_legend_covers_no_curve():
         assert not legend.get_window_extent().overlaps(axes.get_window_extent())
 
 
+@pytest.mark.parametrize(("losses", "scale"), [((0.1, None, 0.01), "log"), ((1, -7), "linear")])
+def test_losses_below_zero_are_drawn(losses, scale):
+    entries = [{"step": step, "train/loss": loss} for step, loss in enumerate(losses)]
+    assert logs.draw_learning_curve(entries).axes[0].get_yscale() == scale
+
+
 def test_entries_after_the_last_checkpoint_are_dropped(tmp_path):
     log = logs.RunLog(tmp_path, steps=10)
     for step in (2, 4):

@@ -18,7 +18,7 @@ from sa_flax.errors import InputError, StorageError
 from sa_flax.models.saved import PretrainedError, card_of, from_pretrained
 from sa_flax.remote import AddressError, Remote
 from sa_flax.training import loop
-from sa_flax.training.mirror import mirrored
+from sa_flax.training.mirror import Mirror, mirrored
 from sa_flax.training.network import network_of, save_network
 from sa_flax.training.run import Run, evaluation_crops
 from sa_flax.training.run_directory import damage, saved_steps, write_checksums
@@ -309,11 +309,11 @@ def test_a_run_goes_on_from_the_address_alone(tmp_path, cache, monkeypatch):
     monkeypatch.setattr(
         loop, "evaluation_crops", lambda e, largest: evaluation_crops(e, largest=16, most=1)
     )
-    loop.train(config, tmp_path / "whole", resume=False)
+    loop.train(config, Mirror(tmp_path / "whole"), resume=False)
 
     def train() -> None:
         with mirrored(ADDRESS) as mirror:
-            loop.train(config, mirror.folder, resume=False, mirror=mirror)
+            loop.train(config, mirror, resume=False)
 
     note = Run.note
 
