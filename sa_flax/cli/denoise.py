@@ -11,6 +11,7 @@ from sa_flax.cli import jobs, networks, work
 from sa_flax.cli.options import Parser, add_words, ending, hint_at_scale, level, place, share, whole
 from sa_flax.cli.sheets import Sheets
 from sa_flax.cli.stopping import Stop
+from sa_flax.cli.written import NOTES
 from sa_flax.errors import InputError
 
 if TYPE_CHECKING:
@@ -31,7 +32,9 @@ def parser() -> Parser:
         "touched.",
         notes=(
             f"Formats: {FORMATS}; depth, alpha, colour profile and EXIF data are kept.",
-            "A result that is there already and newer than its original is not made again.",
+            "A result that is there already and newer than its original is not made again. What "
+            "is older is replaced where it is a result by the notes in its folder, "
+            f"{NOTES}; else it may be a picture of yours, and --overwrite replaces it.",
         ),
         examples=(
             "denoise photo.jpg --output clean.jpg",

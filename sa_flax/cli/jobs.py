@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from sa_flax.cli.written import Written
 from sa_flax.errors import InputError
 
 _NAMED = 10  # files that are left out, by name
@@ -41,11 +42,14 @@ class Plan:
       jobs: the pictures to work on, in order.
       done: those whose result is there and newer than they are.
       left_out: a line for each file that was found and won't be worked on, with the reason.
+      noted: whether results are noted as such, see `written`: in folders, not where one file is
+        asked for.
     """
 
     jobs: tuple[Job, ...]
     done: tuple[Job, ...] = ()
     left_out: tuple[str, ...] = field(default=())
+    noted: bool = False
 
     @property
     def count(self) -> int:
@@ -80,8 +84,8 @@ def plan(
     one_file = len(paths) == 1 and not os.path.isdir(paths[0])
     if one_file and not os.path.isdir(output):
         _check_ending(output)
-    among = False
-    if one_file and _names_a_picture(output) and not os.path.isdir(output):
+    named = one_file and _names_a_picture(output) and not os.path.isdir(output)
+    if named:
         _check_kind(output, suffix)
         found, left_out = [(paths[0], output)], list[str]()
     else:
@@ -95,20 +99,25 @@ def plan(
                 f"{output} is a file; --output must be a folder"
                 f"{'' if one_file else ' where there is more than one picture'}."
             )
-        found, left_out, among = _into_folder(paths, output, suffix)
+        found, left_out = _into_folder(paths, output, suffix)
     _check_clashes(found)
     jobs = [Job(source, target, index) for index, (source, target) in enumerate(found)]
     if overwrite:
-        return Plan(tuple(jobs), left_out=tuple(left_out))
+        return Plan(tuple(jobs), left_out=tuple(left_out), noted=not named)
     done = tuple(job for job in jobs if _is_done(job))
-    to_do = [job for job in jobs if job not in done]
-    if among:  # what is older than its original may be somebody's picture
-        to_do = [dataclasses.replace(job, refusal=_may_be_an_original(job)) for job in to_do]
-    return Plan(tuple(to_do), done, tuple(left_out))
+    written = Written()
+    to_do = [
+        dataclasses.replace(job, refusal=_may_be_an_original(job, written))
+        for job in jobs
+        if job not in done
+    ]
+    return Plan(tuple(to_do), done, tuple(left_out), noted=not named)
 
 
-def _may_be_an_original(job: Job) -> str:
-    if not os.path.lexists(job.target):
+def _may_be_an_original(job: Job, written: Written) -> str:
+    """Why a job is refused whose result's place is taken by a picture that is older."""
+    taken = os.path.lexists(job.target) and not os.path.isdir(job.target)
+    if job.source == STREAM or not taken or written.has(job.target):
         return ""
     return (
         f"{job.target}: is there already and older than {job.source}, so it may be a picture of "
@@ -155,14 +164,12 @@ def _to_stream(paths: Sequence[Path]) -> Plan:
 
 def _into_folder(
     paths: Sequence[Path], output: Path, suffix: str | None
-) -> tuple[list[tuple[Path, Path]], list[str], bool]:
-    """(source, target) of all pictures, lines about files that are left out, and whether the
-    results lie among pictures."""
+) -> tuple[list[tuple[Path, Path]], list[str]]:
+    """(source, target) of all pictures, and lines about files that are left out."""
     from sa_flax.pictures import survey
 
     found: list[tuple[Path, Path]] = []
     left_out: list[str] = []
-    among = False
     for path in paths:
         if path == STREAM:
             found.append((path, output / UNNAMED))  # its suffix is known once it is read
@@ -173,18 +180,16 @@ def _into_folder(
                 left_out.append(f"{path}: {len(others) - _NAMED} more files that are no pictures")
             own = set() if _holds(output, path) else results_in(output, pictures)
             if own:
-                among = True
                 left_out.append(f"{output}: {len(own)} pictures in it, which are results")
             pictures = [picture for picture in pictures if picture not in own]
             if not pictures:
                 raise InputError(f"no pictures in {path}.")
             found += [(picture, output / picture.relative_to(path)) for picture in pictures]
         else:
-            among |= _same(path.parent, output)
             found.append((path, output / path.name))
     # A file named beside its folder is one picture, not two of one name.
     once = {(target, os.path.realpath(source)): (source, target) for source, target in found}
-    return _with_suffixes(list(once.values()), suffix), left_out, among
+    return _with_suffixes(list(once.values()), suffix), left_out
 
 
 def _with_suffixes(
@@ -223,10 +228,6 @@ def results_in(output: Path, pictures: Sequence[Path]) -> set[Path]:
         for parent in {picture.parent for picture in pictures}
     }
     return {picture for picture in pictures if inside[picture.parent]}
-
-
-def _same(first: Path, second: Path) -> bool:
-    return os.path.realpath(first) == os.path.realpath(second)
 
 
 def _holds(outer: Path, inner: Path) -> bool:

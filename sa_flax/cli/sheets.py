@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from sa_flax.cli.jobs import STREAM, Job, Plan
 from sa_flax.cli.stopping import Stop
+from sa_flax.cli.written import Written, note
 from sa_flax.errors import InputError
 
 if TYPE_CHECKING:
@@ -42,8 +43,11 @@ class Sheets:
                     "picture. Choose another --output."
                 )
         if not overwrite:
-            refused = [self._refused(job) for job in plan.jobs]
-            plan = dataclasses.replace(plan, jobs=tuple(refused))
+            written = Written()
+            told = [self._told(job, written) for job in jobs]
+            done = tuple(job for job in told if job in plan.done)
+            to_do = tuple(job for job in told if job not in done)
+            plan = dataclasses.replace(plan, jobs=to_do, done=done)
         self.plan = plan
 
     def of(self, target: Path) -> Path:
@@ -52,11 +56,13 @@ class Sheets:
             return target.with_name(f"{target.name}_compare.png")
         return _short(target)
 
-    def _refused(self, job: Job) -> Job:
+    def _told(self, job: Job, written: Written) -> Job:
+        """With a refusal where the sheet's place is taken, by nothing that is known for a sheet."""
         sheet = self.of(job.target)
-        if job.source == STREAM:  # whose result is made each time, under a name not known yet
+        # The result of a stream is made each time, under a name that is not known yet.
+        if job.refusal or job.source == STREAM or not os.path.lexists(sheet):
             return job
-        if job.refusal or not os.path.lexists(sheet) or _is_newer(sheet, job.target):
+        if _is_newer(sheet, job.target) or written.has(sheet):
             return job
         reason = (
             f"{sheet}: is there already and no sheet of {job.target}, so it may be a picture of "
@@ -71,9 +77,11 @@ class Sheets:
 
         del source
         write_picture(self.of(target), Picture(compare(before.pixels, after.pixels), {}))
+        if self.plan.noted:
+            note(self.of(target))
 
     def complete(self, there: Sequence[tuple[str, str]], stop: Stop) -> None:
-        """Writes those that are missing beside results of before, from the files.
+        """Writes those that are missing beside results of before, or older, from the files.
 
         Args:
           there: (source, target) of every result.
@@ -82,7 +90,7 @@ class Sheets:
         from sa_flax.pictures import read_pages
 
         for source, target in ((Path(first), Path(second)) for first, second in there):
-            if source == STREAM or os.path.lexists(self.of(target)) or stop.number is not None:
+            if source == STREAM or _is_newer(self.of(target), target) or stop.number is not None:
                 continue
             self.write(source, target, read_pages(source)[0], read_pages(target)[0])
 

@@ -16,6 +16,7 @@ from sa_flax.cli.commands import unexpected
 from sa_flax.cli.jobs import STREAM, Job, Plan, check_target
 from sa_flax.cli.progress import Progress
 from sa_flax.cli.stopping import Stop, Stopped
+from sa_flax.cli.written import note
 from sa_flax.errors import InputError, no_room, out_of_memory
 from sa_flax.files import is_written_through, write_whole
 
@@ -120,6 +121,8 @@ def process(
         for job in plan.jobs:
             with stop.after("this picture, or the tile at hand of a large one"):
                 record = _one(job, function, after, instead, progress, words, kind or Kind())
+                if record.status == "done" and plan.noted:
+                    note(Path(record.target))
             records.append(record)
             if record.status == "no room":  # nor will there be for the others
                 records[-1] = dataclasses.replace(record, status="failed")

@@ -67,7 +67,7 @@ def test_a_broken_file_is_named_and_the_others_done(sa_flax, folder, tmp_path):
     assert code == 1
     assert "broken.png: not a readable picture" in err
     assert "1 of 3 pictures failed" in err
-    assert sorted(p.name for p in (tmp_path / "out").rglob("*.*")) == ["a.png", "b.jpg"]
+    assert sorted(p.name for p in (tmp_path / "out").rglob("[!.]*.*")) == ["a.png", "b.jpg"]
 
 
 def test_add_noise_then_denoise_keeps_alpha(sa_flax, tmp_path):

@@ -1,6 +1,7 @@
 """Which pictures are worked on, where results go, what is done already."""
 
 import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 from PIL import Image
 
 from sa_flax.cli.jobs import STREAM, plan
+from sa_flax.cli.written import NOTES, note
 from sa_flax.errors import InputError
 from tests.cli.conftest import snapshot
 
@@ -81,7 +83,14 @@ def test_done_is_what_is_there_and_newer(folder, tmp_path):
     target.write_bytes(b"a result")
     assert len(plan([source], tmp_path / "out").done) == 1
     os.utime(target, (1, 1))
-    assert len(plan([source], tmp_path / "out").done) == 0
+    planned = plan([source], tmp_path / "out")
+    assert not planned.done
+    assert "may be a picture of yours" in planned.jobs[0].refusal
+    note(target)
+    assert not plan([source], tmp_path / "out").jobs[0].refusal
+    target.write_bytes(b"another's")
+    os.utime(target, (1, 1))
+    assert plan([source], tmp_path / "out").jobs[0].refusal
 
 
 def test_a_picture_of_ones_own_in_the_output_folder_is_kept(sa_flax, folder, tmp_path):
@@ -108,7 +117,7 @@ def test_a_second_run_does_nothing_and_says_so(sa_flax, folder):
     assert {path: os.stat(path).st_mtime_ns for path in snapshot(out)} == before
     code, said, _ = sa_flax("denoise", folder, "--output", out, "--overwrite")
     assert "denoised 2 of 2" in said
-    assert sorted(p.name for p in out.rglob("*.*")) == ["a.png", "b.jpg"]
+    assert sorted(p.name for p in out.rglob("[!.]*.*")) == ["a.png", "b.jpg"]
 
 
 def test_noise_is_the_same_whatever_was_done_before(sa_flax, folder, tmp_path):
@@ -138,6 +147,32 @@ def test_other_files_beside_the_pictures_change_nothing(sa_flax, folder, tmp_pat
     assert code == 0, err
     assert "denoised 1 of 2" in said
     assert "notes.txt: .txt is no suffix" in err
+
+
+def test_a_picture_of_another_archive_is_kept(sa_flax, folder, tmp_path):
+    """Cameras begin again at IMG_0001: what is there under that name may be somebody's picture."""
+    words = ("denoise", folder / "a.png", "--output", tmp_path)
+    shutil.copy(folder / "sub" / "b.jpg", tmp_path / "a.png")
+    os.utime(tmp_path / "a.png", (1, 1))
+    before = (tmp_path / "a.png").read_bytes()
+    code, _, err = sa_flax(*words)
+    assert code == 1
+    assert "may be a picture of yours; --overwrite" in err
+    assert (tmp_path / "a.png").read_bytes() == before
+    assert sa_flax(*words, "--overwrite")[0] == 0
+    for _ in range(2):  # a result, which is made again where its picture is newer
+        os.utime(tmp_path / "a.png", (1, 1))
+        code, _, err = sa_flax(*words)
+        assert code == 0, err
+    (tmp_path / NOTES).write_bytes(b'[1]\n"\n\xff\n[]')  # damaged: nothing is known
+    os.utime(tmp_path / "a.png", (1, 1))
+    assert sa_flax(*words)[0] == 1
+    # One file that is asked for by its name leaves no notes beside it, and is kept, too.
+    words = ("denoise", folder / "a.png", "--output", folder / "clean.png")
+    assert sa_flax(*words)[0] == 0
+    assert not (folder / NOTES).exists()
+    os.utime(folder / "clean.png", (1, 1))
+    assert sa_flax(*words)[0] == 1
 
 
 def test_a_picture_beside_ones_own_is_kept(sa_flax, folder):

@@ -17,7 +17,7 @@ def test_denoise_writes_comparisons_and_a_page(sa_flax, folder, tmp_path):
     assert code == 0
     assert "denoised 2 of 2" in said
     names = ["a.png", "a_compare.png", "b.jpg", "b_compare.png"]
-    assert sorted(p.name for p in out.rglob("*.*")) == names
+    assert sorted(p.name for p in out.rglob("[!.]*.*")) == names
     with Image.open(out / "a_compare.png") as sheet:
         assert sheet.width > 3 * 30
     assert sections(page) == [str(folder / "a.png"), str(folder / "sub" / "b.jpg")]

@@ -56,6 +56,28 @@ def test_a_sheet_of_a_result_that_is_renewed_is_renewed(sa_flax, folder, tmp_pat
     assert sheet.read_bytes() != before
 
 
+def test_a_sheet_that_is_older_than_its_result_is_made_again(sa_flax, folder, tmp_path):
+    words = ("denoise", folder / "a.png", "--output", tmp_path / "out")
+    assert sa_flax(*words, "--compare")[0] == 0
+    sheet, result = tmp_path / "out" / "a_compare.png", tmp_path / "out" / "a.png"
+    for value in (7, 99):
+        before = sheet.read_bytes()
+        Image.fromarray(np.full((20, 30, 3), value, np.uint8)).save(folder / "a.png")
+        for path in (result, sheet):
+            os.utime(path, (1, 1))
+        assert sa_flax(*words)[0] == 0
+        code, _, err = sa_flax(*words, "--compare")
+        assert code == 0, err
+        assert sheet.read_bytes() != before
+    shutil.copy(folder / "sub" / "b.jpg", sheet)  # a picture of somebody's own now
+    os.utime(sheet, (1, 1))
+    before = sheet.read_bytes()
+    code, _, err = sa_flax(*words, "--compare")
+    assert code == 1
+    assert "no sheet of" in err
+    assert sheet.read_bytes() == before
+
+
 def test_two_results_of_one_stem_have_two(folder, tmp_path):
     shutil.copy(folder / "sub" / "b.jpg", folder / "a.jpg")
     planned = plan([folder], tmp_path / "out")

@@ -76,8 +76,8 @@ def denoise(pictures: Path, seconds: float, *options: str) -> subprocess.Popen:
 
 
 def check_whole(folder: Path) -> int:
-    """How many results there are; all of them whole, and nothing else beside them."""
-    files = [path for path in folder.rglob("*") if path.is_file()]
+    """How many results there are; all of them whole, and nothing but notes beside them."""
+    files = [path for path in folder.rglob("[!.]*") if path.is_file()]
     for path in files:
         assert "partial" not in path.name
         with Image.open(path) as picture:

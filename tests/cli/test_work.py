@@ -84,7 +84,7 @@ def test_whatever_is_raised_the_file_is_named_and_the_rest_done(
     assert f"{folder / 'a.png'}: " in err
     assert "1 of 2 pictures failed" in err
     assert "denoised 1 of 2" in out
-    assert [p.name for p in (tmp_path / "out").rglob("*.*")] == ["b.jpg"]
+    assert [p.name for p in (tmp_path / "out").rglob("[!.]*.*")] == ["b.jpg"]
     assert network.calls == (1 if where == "reader" else 2)
 
 
@@ -215,7 +215,7 @@ def test_names_that_look_like_options(sa_flax, folder, tmp_path, use, monkeypatc
     words = ("--model", "photo", "--output", tmp_path / "o", "--", "-x.png")
     code, _, err = sa_flax("denoise", "a.png", *words)
     assert code == 0, err
-    assert sorted(p.name for p in (tmp_path / "o").iterdir()) == ["-x.png", "a.png"]
+    assert sorted(p.name for p in (tmp_path / "o").glob("[!.]*")) == ["-x.png", "a.png"]
 
 
 def test_quiet_and_verbose(sa_flax, folder, tmp_path, use):
