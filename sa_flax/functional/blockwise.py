@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from sa_flax.functional.checks import check_floating, check_size
+from sa_flax.functional.statistics import statistics_dtype
 
 # Entries of the affinity matrix that are held at a time: 4 MB of float32, which stay in a CPU's
 # cache. Eight times as many took twice the time, half as many no less.
@@ -70,11 +71,15 @@ def attend(
     if normalise:
         values = jnp.concatenate([values, jnp.ones_like(values[..., :1])], axis=-1)
     keys, values = keys.swapaxes(-1, -2), values.swapaxes(-1, -2)
+    wide = statistics_dtype(values.dtype)
 
     def rows(block: Float[Array, "... n D"]) -> Float[Array, "... n E"]:
         weights = weigh(jnp.einsum("...nd,...dm->...nm", block, keys))
-        mixed = jnp.einsum("...nm,...em->...ne", weights, values)
-        return mixed[..., :-1] / mixed[..., -1:] if normalise else mixed
+        # In 16 bits a sum over positions would lose what it has, or itself: more than 65,504 are
+        # infinite in float16.
+        mixed = jnp.einsum("...nm,...em->...ne", weights, values, preferred_element_type=wide)
+        mixed = mixed[..., :-1] / mixed[..., -1:] if normalise else mixed
+        return mixed.astype(weights.dtype)
 
     if isinstance(length, int) and block_size >= length:
         return rows(queries)

@@ -104,6 +104,11 @@ def check_odd(kind: str, size: int) -> None:
         )
 
 
+def is_whole(number: Any) -> bool:
+    """Whether it is an integer, Python's or NumPy's, and no bool."""
+    return isinstance(number, int | np.integer) and not isinstance(number, bool)
+
+
 def fitting_groups(features: int, parts: int = 1) -> list[int]:
     """The numbers of groups that split `features` channels into groups of `parts` equal parts."""
     return [g for g in range(1, features // parts + 1) if features % (parts * g) == 0]
@@ -124,12 +129,7 @@ def check_groups(kind: str, features: int, groups: Any, parts: int = 1) -> None:
       groups: the number of groups.
       parts: how many equal parts each group is split into: 2 in shuffle attention.
     """
-    if (
-        isinstance(groups, bool)
-        or not isinstance(groups, int)
-        or groups < 1
-        or features % (parts * groups)
-    ):
+    if not is_whole(groups) or groups < 1 or features % (parts * groups):
         fits = fitting_groups(features, parts)
         advice = (
             f"groups that fit {features} channels: {', '.join(map(str, fits))}"

@@ -46,9 +46,10 @@ def jpeg_compress(
     Everything that loses information is done, in floating point: colour differences (averaged over
     2 x 2 pixels for 4:2:0, and interpolated back), 8 x 8 DCT, division by the quantisation tables
     of libjpeg's `quality`, rounding, and all the way back to 8 bits. Entropy coding loses nothing
-    and is left out. Against libjpeg, which computes in integers, single values differ by a gray
-    level or two. The arithmetic is float32 (float64 for float64). The derivative is zero: rounding
-    has none.
+    and is left out. Libjpeg computes in integers: most values are the same or differ by a gray
+    level or two, but where a coefficient falls to the other side in rounding its block differs by
+    up to a step of the quantisation. The arithmetic is float32 (float64 for float64). The
+    derivative is zero: rounding has none.
 
     Args:
       x: pictures in [0, 1], gray (C = 1) or RGB (C = 3). They are rounded to 8 bits first.

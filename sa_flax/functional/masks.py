@@ -133,7 +133,7 @@ def eca(
     """Efficient channel attention: `x * sigmoid(conv_over_channels(mean_HW(x)))`.
 
     The gate of channel c is `sigmoid(sum_i kernel[i] m[c + i - K // 2])`, m being the means and 0
-    outside. K parameters (3 or 5) and next to no arithmetic: what to take where every parameter
+    outside. A few parameters and next to no arithmetic: what to take where every parameter
     counts. It assumes that neighbouring channels have to do with each other, as training makes
     them.
 

@@ -12,6 +12,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from sa_flax.functional.statistics import widened
+
 Level = float | Float[Array, ""] | Float[Array, " B"]
 
 
@@ -77,11 +79,12 @@ def poisson_gaussian_noise(
       clip: clip the result to [0, 1].
     """
     shot_key, read_key = jax.random.split(key)
-    gain = _per_picture(gain, clean, "gain")
-    photons = jax.random.poisson(shot_key, jnp.maximum(clean, 0) / gain).astype(clean.dtype)
-    read = _per_picture(read_noise, clean, "read_noise")
-    noisy = gain * photons + read * jax.random.normal(read_key, clean.shape, clean.dtype)
-    return jnp.clip(noisy, 0, 1) if clip else noisy
+    light = widened(clean)  # float16 counts no more than 65,504 photons
+    gain = _per_picture(gain, light, "gain")
+    photons = jax.random.poisson(shot_key, jnp.maximum(light, 0) / gain).astype(light.dtype)
+    read = _per_picture(read_noise, light, "read_noise")
+    noisy = gain * photons + read * jax.random.normal(read_key, clean.shape, light.dtype)
+    return (jnp.clip(noisy, 0, 1) if clip else noisy).astype(clean.dtype)
 
 
 def blur(x: Float[Array, "B H W C"], sigma: Level, *, radius: int = 4) -> Float[Array, "B H W C"]:
@@ -170,8 +173,8 @@ def to_linear(x: Float[Array, "... C"]) -> Float[Array, "... C"]:
 
 def from_linear(light: Float[Array, "... C"]) -> Float[Array, "... C"]:
     """Linear light in [0, 1] (what is outside is clipped) as a camera shows it: see `to_linear`."""
-    x = jnp.clip(light, 1e-8, 1) ** (1 / 2.2)
-    return 3 * x**2 - 2 * x**3
+    x = jnp.clip(widened(light), 1e-8, 1) ** (1 / 2.2)  # 1e-8 is 0 in float16
+    return (3 * x**2 - 2 * x**3).astype(light.dtype)
 
 
 def camera_noise(

@@ -24,7 +24,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from sa_flax.functional import canvas
-from sa_flax.functional.checks import check_map
+from sa_flax.functional.checks import check_map, is_whole
 
 Window = tuple[int, int] | None
 WindowLike = Window | list[int]  # as it comes from JSON, too
@@ -58,13 +58,13 @@ def check_window(window: Any) -> Window:
     if (
         not isinstance(window, tuple | list)
         or len(window) != 2
-        or any(isinstance(size, bool) or not isinstance(size, int) or size < 1 for size in window)
+        or any(not is_whole(size) or size < 1 for size in window)
     ):
         raise ValueError(
             f"window must be None, for statistics of the whole map, or the (height, width) of the "
             f"window around each pixel, two integers of at least 1; got {window!r}."
         )
-    return (window[0], window[1])
+    return (int(window[0]), int(window[1]))
 
 
 def _slide(

@@ -43,13 +43,14 @@ def group_maps(
     together again.
 
     Args:
-      model: the network.
+      model: the network; used in evaluation mode, and left as it is.
       pictures: what the network takes.
       stage, block: which block, counted from 0, or from the end with negative numbers.
 
     Raises:
       IndexError: where there is no such block.
     """
+    model = _evaluating(model)
     stages = [list(made) for made in model.stages]
     stage = range(len(stages))[stage]
     before = [b for made in stages[:stage] for b in made]
@@ -89,14 +90,14 @@ def group_score_cam(
     It takes one forward pass for each group, 64 in the paper's networks, and no gradients.
 
     Args:
-      model: a classifier; used in evaluation mode.
+      model: a classifier; used in evaluation mode, and left as it is.
       picture: what the network takes; 0 should mean "nothing", as it does in standardised pictures.
       target: the class; None takes the most probable one.
       stage, block: as for `group_maps`.
       batch: masked pictures in one pass.
 
     Raises:
-      ValueError: for a network without a classifier.
+      ValueError: for a network without a classifier, and a class that it does not have.
       IndexError: where there is no such block.
 
     Wang et al., "Score-CAM", CVPR Workshops 2020, https://arxiv.org/abs/1910.01279, where channels
@@ -104,13 +105,22 @@ def group_score_cam(
     """
     if model.features_only:
         raise ValueError("Score-CAM needs a classifier; this network was built with features_only.")
-    model.eval()
-    graph, state = nnx.split(model)
+    classes = model.fc.out_features
+    if target is not None and not 0 <= target < classes:
+        raise ValueError(f"target must be a class, 0 to {classes - 1}; got {target}.")
+    graph, state = nnx.split(_evaluating(model))
     wanted = jnp.asarray(-1 if target is None else target)
     heatmap, scores, masks, chosen = _score_cam(
         graph, state, jnp.asarray(picture), wanted, stage, block, batch
     )
     return GroupScoreCAM(heatmap, scores, masks, int(chosen))
+
+
+def _evaluating(model: SAResNet) -> SAResNet:
+    """A network of the same variables in evaluation mode, whatever mode the given one is in."""
+    copy = nnx.merge(*nnx.split(model), copy=True)
+    copy.eval()
+    return copy
 
 
 @functools.partial(jax.jit, static_argnames=("graph", "stage", "block", "batch"))

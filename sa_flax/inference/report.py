@@ -9,10 +9,10 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
-from skimage.restoration import estimate_sigma
 
 from sa_flax.errors import InputError
 from sa_flax.inference.comparison import both_rgb8, most_detailed, removed, rgb8
+from sa_flax.inference.evaluate import wavelet_sigma
 from sa_flax.pictures import read_pages, split_alpha
 from sa_flax.pictures.values import Span, span
 
@@ -93,11 +93,8 @@ def build(
 
 
 def noise_level(pixels: np.ndarray) -> float:
-    """An estimate of sigma on the 0-255 scale, the mean over the channels.
-
-    From the finest wavelet details (Donoho and Johnstone 1994), as if the noise were white.
-    """
-    return float(np.mean(estimate_sigma(rgb8(pixels).astype(np.float32), channel_axis=-1)))
+    """An estimate of sigma on the 0-255 scale, as if the noise were white: see `wavelet_sigma`."""
+    return wavelet_sigma(rgb8(pixels).astype(np.float32))
 
 
 def figures(before: np.ndarray, after: np.ndarray, clean: np.ndarray | None) -> dict[str, str]:

@@ -34,6 +34,8 @@ NETWORK, BEST_NETWORK = "network", "best"
 STARTS = "starts.jsonl"
 # Behind the directory of a run: its best network instead of its newest.
 BEST = "@best"
+# Kinds of numbers that a file of weights may have.
+_SAVED = ("float16", "bfloat16", "float32", "float64")
 
 _SHIPPED = Path(__file__).parent / "weights"
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
@@ -79,8 +81,9 @@ def save_pretrained(
       dtype: of the numbers in the file, e.g. "float16", which halves it; by default the network's.
 
     Raises:
-      InputError: where `config` does not build this network, or is not JSON, or where a file is in
-        the place of the directory, or that is a training run's.
+      InputError: where `config` does not build this network, or is not JSON, where a file is in
+        the place of the directory, or that is a training run's, and for numbers that are not
+        finite in `dtype`, or a `dtype` that can't be read back. What is there stays as it was.
       StorageError: where the directory can't be written.
     """
     abstract = _build(config, "config")
@@ -95,10 +98,16 @@ def save_pretrained(
             f"the network has {actual.get(path, 'nothing')}. Give the arguments that create_model "
             "was called with."
         )
+    if _windows(model) != _windows(abstract):
+        raise InputError(
+            "the window of attention's statistics is not saved: save the network without "
+            "with_window(), and call that on the one that from_pretrained gives."
+        )
     try:
         text = json.dumps(dict(config), indent=2, allow_nan=False, default=_plain) + "\n"
     except (TypeError, ValueError) as error:
         raise InputError(f"config must be JSON: {error}.") from error
+    arrays = {path: _as(dtype, path, leaf) for path, leaf in leaves.items()}
     directory = Path(directory)
     if (directory / STARTS).exists():
         raise InputError(
@@ -107,11 +116,29 @@ def save_pretrained(
     place = next((p for p in (directory, *directory.parents) if os.path.exists(p)), directory)
     if os.path.exists(place) and not os.path.isdir(place):
         raise InputError(f"{directory}: can't be written, since {place} is a file. Give a folder.")
-    arrays = {p: np.array(leaf, dtype or leaf.dtype, order="C") for p, leaf in leaves.items()}
     write_whole(directory / WEIGHTS, save(arrays, metadata={"format": "flax"}))
     write_whole(directory / CONFIG, text)
     if card is not None:
         write_whole(directory / CARD, card)
+
+
+def _windows(model: nnx.Module) -> list[Any]:
+    return [getattr(layer, "window", None) for _, layer in nnx.iter_modules(model)]
+
+
+def _as(dtype: Any, path: str, leaf: Any) -> np.ndarray:
+    """An array of the network in the file's numbers. Raises InputError where they can't hold it."""
+    try:
+        kind = jnp.dtype(leaf.dtype if dtype is None else dtype)
+    except TypeError as error:
+        raise InputError(f"dtype {dtype!r} is none of {', '.join(_SAVED)}.") from error
+    if dtype is not None and kind.name not in _SAVED:
+        raise InputError(f"networks are saved as one of {', '.join(_SAVED)}; got {kind.name}.")
+    with np.errstate(over="ignore"):
+        array = np.array(leaf, kind, order="C")
+    if not np.all(np.isfinite(array.astype(np.float32 if array.itemsize < 4 else array.dtype))):
+        raise InputError(f"{path} holds numbers that are not finite in {kind.name}; nothing saved.")
+    return array
 
 
 def from_pretrained(

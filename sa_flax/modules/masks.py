@@ -90,7 +90,7 @@ class ECA(Attention):
     Args:
       features: channels C of the map.
       kernel_size: how many neighbouring channels a gate sees, odd; None for the paper's choice by
-        `features` (3 up to 127 channels, then 5).
+        `features` (3 from 8 channels, 5 from 128, 7 from 2,048; below 8 it is 1).
       window: (height, width) that statistics are taken over; None for the whole map.
       kernel_init: initialiser of the convolution, which has no bias.
       inits: initialisers of single parameters by name, see `sa_flax.modules.layer.Attention`.

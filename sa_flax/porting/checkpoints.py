@@ -5,6 +5,7 @@ through `torch.load(weights_only=True)`, which builds tensors and plain containe
 everything else.
 """
 
+import contextlib
 import json
 import os
 import pickle
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from safetensors import safe_open
 from safetensors.numpy import save
 
 from sa_flax.errors import CheckpointError
@@ -170,6 +172,34 @@ def read_checkpoint(
     raise CheckpointError(f"{path}: not a checkpoint by its name; known: {', '.join(_READABLE)}.")
 
 
+def noted_options(path: str | os.PathLike[str]) -> tuple[str, dict[str, Any]] | None:
+    """Class and options of the network, where `write_torch_file` noted them beside its weights.
+
+    Raises:
+      CheckpointError: as `read_checkpoint`, but for its size, which that looks at first.
+    """
+    path = Path(path)
+    noted: Mapping[str, Any] = {}
+    if path.name.lower().endswith(".safetensors"):
+        with safe_open(path, "np") as file:
+            noted = file.metadata() or {}
+    elif path.name.lower().endswith(_PICKLED):
+        content = _read_pickled(path, LARGEST_CHECKPOINT * 2**10)
+        noted = content if isinstance(content, Mapping) else {}
+    options = noted.get("options")
+    with contextlib.suppress(ValueError, RecursionError):
+        options = json.loads(options) if isinstance(options, str) else options
+    if not isinstance(options, dict) or not isinstance(noted.get("architecture"), str):
+        return None
+    return noted["architecture"], options
+
+
+def _to_tensor(torch: Any, array: np.ndarray) -> Any:
+    if array.dtype.name == "bfloat16":  # which PyTorch doesn't know of NumPy
+        return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)
+    return torch.from_numpy(array)
+
+
 def write_checkpoint(
     path: str | os.PathLike[str],
     arrays: Mapping[str, np.ndarray],
@@ -203,7 +233,7 @@ def write_checkpoint(
         write_whole(path, save(contiguous, metadata={"format": layout, **noted}))
     elif ending.endswith((".pth", ".pt")):
         torch = _import_torch(path)
-        tensors = {name: torch.from_numpy(np.array(a)) for name, a in arrays.items()}
+        tensors = {name: _to_tensor(torch, np.array(a)) for name, a in arrays.items()}
         content = tensors if about is None else {"params": tensors, **about}
         write_whole(path, lambda file: torch.save(content, file))
     else:

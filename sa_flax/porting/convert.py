@@ -14,7 +14,7 @@ from sa_flax.models.sa_resnet import SAResNet
 from sa_flax.models.saved import model_leaves
 from sa_flax.porting.architectures import Architecture, architecture_of, rule_tables
 from sa_flax.porting.attention_rules import UnknownWeightsError
-from sa_flax.porting.checkpoints import as_arrays, read_checkpoint
+from sa_flax.porting.checkpoints import as_arrays, noted_options, read_checkpoint
 from sa_flax.porting.rules import to_flax
 from sa_flax.porting.rules import to_torch as apply_to_torch
 
@@ -119,12 +119,25 @@ def from_torch(
 
 
 def build_from_torch(
-    name: str, source: Source, options: Mapping[str, Any], *, rngs: nnx.Rngs | None = None
+    name: str,
+    source: Source,
+    options: Mapping[str, Any],
+    *,
+    rngs: nnx.Rngs | None = None,
+    noted: tuple[str, Mapping[str, Any]] | None = None,
 ) -> tuple[nnx.Module, dict[str, Any]]:
-    """As `from_torch`; also returns the options that the network was built with."""
+    """As `from_torch`; also returns the options that the network was built with.
+
+    `noted`: class and options that the file notes, if `source` is what was read of one.
+    """
     cls, implied = model_class(name)
     state = _read(source)
-    found = _implied_options(architecture_of(cls), state)
+    if not isinstance(source, Mapping):
+        noted = noted_options(source)
+    if noted is not None and noted[0] == cls.__name__:
+        found = dict(noted[1])  # of which weights don't tell all
+    else:
+        found = _implied_options(architecture_of(cls), state)
     options = dict(options)
     classes = None
     if issubclass(cls, SAResNet) and not options.get("features_only"):
@@ -141,7 +154,7 @@ def build_from_torch(
         chosen[key] = {**chosen[key], **value} if both else value
     try:
         model = nnx.eval_shape(lambda: create_model(name, **chosen, rngs=nnx.Rngs(0)))
-    except ValueError as error:
+    except (ValueError, TypeError) as error:
         raise UnknownWeightsError(
             f"a {name!r} can't be built with {chosen}, the sizes of these weights: {error}"
         ) from error
@@ -160,7 +173,8 @@ def to_torch(model: nnx.Module) -> dict[str, np.ndarray]:
     A new array each, for `load_state_dict`; `load_torch` reads them back.
 
     They load into the network's PyTorch twin with `strict=True`, once wrapped:
-    `{name: torch.from_numpy(array) for name, array in to_torch(model).items()}`. The twin of
+    `{name: torch.from_numpy(array) for name, array in to_torch(model).items()}` (of parameters in
+    bfloat16, which NumPy lends to PyTorch by no name, `array.astype("float32")`). The twin of
     `AttentionUNet` is the file torch_unet.py beside this one; the layers are in it, too.
 
     Raises:

@@ -11,7 +11,7 @@ from sa_flax.limits import LARGEST_CHECKPOINT
 from sa_flax.models.dncnn import DnCNN, fold_batch_norm
 from sa_flax.models.registry import model_class
 from sa_flax.models.saved import save_pretrained
-from sa_flax.porting.checkpoints import read_checkpoint, write_checkpoint
+from sa_flax.porting.checkpoints import noted_options, read_checkpoint, write_checkpoint
 from sa_flax.porting.convert import build_from_torch, to_torch
 
 
@@ -44,7 +44,8 @@ def port_checkpoint(
     """
     model_class(architecture)  # before a large file is read for an unknown name
     weights = read_checkpoint(source, largest=largest)
-    model, chosen = build_from_torch(architecture, weights, options)
+    noted = noted_options(source)
+    model, chosen = build_from_torch(architecture, weights, options, noted=noted)
     if fold:
         if not isinstance(model, DnCNN):
             raise InputError(f"only DnCNN's batch norm can be folded; {architecture!r} is none.")

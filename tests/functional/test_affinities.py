@@ -71,6 +71,12 @@ class TestAttend:
         out = F.attend(queries, keys, jnp.asarray([[1.0], [2.0]]), block_size=2)
         np.testing.assert_array_equal(out, np.ones((4, 1)))
 
+    def test_more_positions_than_float16_counts(self):
+        keys = jnp.zeros((70_000, 2), jnp.float16)
+        out = F.attend(keys[:3], keys, jnp.full((70_000, 1), 0.5, jnp.float16))
+        assert out.dtype == jnp.float16
+        np.testing.assert_array_equal(out, np.full((3, 1), 0.5))
+
     def test_shapes_that_do_not_fit_are_explained(self):
         a, b = jnp.zeros((4, 3)), jnp.zeros((5, 2))
         with refuses(r"\(\.\.\., N, D\).*got \(4, 3\), \(5, 2\)"):

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from sa_flax.functional import gaussian_noise, poisson_gaussian_noise, uniform_levels
+from sa_flax.functional.noise import from_linear
 
 MODELS = {
     "gaussian": gaussian_noise,
@@ -62,6 +63,18 @@ def test_poisson_gaussian_variance_grows_with_the_light(value):
     # The variance's relative standard error is sqrt((2 + excess kurtosis) / n), at most 1.5 * that
     # of a Gaussian here.
     np.testing.assert_allclose(noisy.var(), expected, rtol=6 * (2 / noisy.size) ** 0.5)
+
+
+def test_more_photons_than_float16_counts():
+    clean = jnp.full((1, 64, 64, 1), 0.8, jnp.float16)
+    noisy = poisson_gaussian_noise(jax.random.key(0), clean, 1e-5)
+    assert noisy.dtype == jnp.float16
+    np.testing.assert_allclose(noisy.astype(jnp.float32), 0.8, atol=0.02)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32"])
+def test_the_slope_of_light_is_finite_at_no_light(dtype):
+    assert jnp.isfinite(jax.grad(lambda x: from_linear(x[None])[0])(jnp.zeros((), dtype)))
 
 
 def test_uniform_levels_fill_their_range():

@@ -91,6 +91,19 @@ def test_a_picture_that_is_the_same_everywhere_gives_no_nan(pair):
     assert np.isfinite(cam.scores).all()
 
 
+def test_a_network_in_training_mode_is_left_as_it_is():
+    model = SAResNet(**SIZES, rngs=nnx.Rngs(0))
+    before = jax.tree.map(jnp.copy, nnx.state(model))
+    graph = nnx.graphdef(model)
+    found = group_maps(model, jnp.asarray(_picture(), jnp.float32)[None])
+    assert nnx.graphdef(model) == graph
+    jax.tree.map(np.testing.assert_array_equal, nnx.state(model), before)
+    model.eval()
+    np.testing.assert_array_equal(
+        found, group_maps(model, jnp.asarray(_picture(), jnp.float32)[None])
+    )
+
+
 def test_requests_that_can_not_be_met(pair):
     _, model = pair
     picture = jnp.asarray(_picture())
@@ -98,6 +111,9 @@ def test_requests_that_can_not_be_met(pair):
         group_maps(model, picture[None], stage=4)
     with pytest.raises(IndexError):
         group_maps(model, picture[None], stage=1, block=2)
+    for target in (-3, SIZES["num_classes"]):
+        with pytest.raises(ValueError, match=f"0 to .*; got {target}"):
+            group_score_cam(model, picture, target=target)
     headless = nnx.eval_shape(
         lambda: SAResNet(**(SIZES | {"features_only": True}), rngs=nnx.Rngs(0))
     )

@@ -11,6 +11,7 @@ import tifffile
 from PIL import Image
 
 from sa_flax.inference import report
+from sa_flax.inference.evaluate import non_local_means
 from sa_flax.inference.report import Entry, build, figures
 
 
@@ -100,6 +101,17 @@ def test_figures_of_a_picture(entries):
     # The same picture, sixteen bits deep and with an alpha channel.
     deep = np.concatenate([clean, clean[..., :1]], -1).astype(np.uint16) * 257
     assert figures(noisy, clean, deep)["PSNR"] == said["PSNR"]
+
+
+def test_a_channel_that_is_black_has_no_noise():
+    noisy = np.random.default_rng(0).normal(128, 20, (64, 64, 3)).clip(0, 255).astype(np.uint8)
+    noisy[..., 2] = 0
+    said = figures(noisy, np.zeros_like(noisy), None)
+    before, after = (float(word) for word in re.findall(r"[\d.]+", said["estimated noise"]))
+    assert before == pytest.approx(2 / 3 * 20, rel=0.05)
+    assert after == 0
+    black = np.zeros((64, 64, 3), np.float32)
+    np.testing.assert_array_equal(non_local_means(black, None), black)
 
 
 def test_a_picture_of_a_few_pixels():

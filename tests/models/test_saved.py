@@ -1,5 +1,6 @@
 """Networks as directories: written, read back, and refused with reasons where they do not fit."""
 
+import re
 import sys
 import types
 
@@ -132,6 +133,32 @@ def test_half_the_size_and_a_card(tmp_path):
         loaded_leaf = model_leaves(loaded)[path][...]
         assert loaded_leaf.dtype == leaf[...].dtype
         np.testing.assert_allclose(loaded_leaf, leaf[...], rtol=2**-10, atol=1e-7)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "value", "message"),
+    [
+        ("int8", 1.0, "saved as one of float16, bfloat16, float32, float64; got int8"),
+        ("float8_e4m3fn", 1.0, "got float8_e4m3fn"),
+        ("nonsense", 1.0, "dtype 'nonsense' is none of"),
+        ("float16", 1e5, "norms.0.scale holds numbers that are not finite in float16"),
+        (None, np.nan, "not finite in float32"),
+    ],
+)
+def test_what_could_not_be_read_back_is_not_written(saved, dtype, value, message):
+    model, directory = saved
+    before = {path.name: path.read_bytes() for path in directory.iterdir()}
+    model_leaves(model)["norms.0.scale"][...] = jnp.full(OPTIONS["width"], value)
+    with pytest.raises(InputError, match=re.escape(message)):
+        save_pretrained(model, directory, config=CONFIG, dtype=dtype)
+    assert {path.name: path.read_bytes() for path in directory.iterdir()} == before
+
+
+def test_a_window_is_not_saved_in_silence(tmp_path):
+    options = {"width": 8, "levels": 2, "attention": "shuffle"}
+    model = drawn_model("attention_unet", **options).with_window((8, 8))
+    with pytest.raises(InputError, match="without with_window"):
+        save_pretrained(model, tmp_path, config={"model": "attention_unet", "options": options})
 
 
 def test_a_run_is_not_overwritten(tmp_path):

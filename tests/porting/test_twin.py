@@ -14,6 +14,7 @@ import sa_flax
 from sa_flax import porting
 from sa_flax.errors import CheckpointError, InputError
 from sa_flax.porting import torch_unet
+from sa_flax.porting.port import port_checkpoint
 from sa_flax.porting.twin import twin_of, write_torch_file
 from tests.torch_reference.weights import drawn_model, nchw, nhwc
 
@@ -160,6 +161,21 @@ def test_safetensors_hold_the_options_and_load_here(tmp_path):
     again = porting.from_torch("attention_unet", tmp_path / "net.safetensors")
     x = jnp.asarray(np.random.default_rng(0).random((1, 8, 8, 3), np.float32))
     np.testing.assert_allclose(again(x), model(x), rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("ending", ["pth", "safetensors"])
+def test_what_weights_do_not_tell_comes_back(tmp_path, ending):
+    """Which attention is where, and options without a shape, such as a share of the positions."""
+    model = drawn("attention_unet", **SIZES, **BY_PLACE)
+    write_torch_file(model, tmp_path / f"net.{ending}")
+    x = jnp.asarray(np.random.default_rng(0).random((1, 16, 16, 3), np.float32))
+    again = porting.from_torch("attention_unet", tmp_path / f"net.{ending}")
+    np.testing.assert_allclose(again(x), model(x), rtol=1e-6, atol=1e-6)
+    port_checkpoint(tmp_path / f"net.{ending}", "attention_unet", tmp_path / "net")
+    again, _ = sa_flax.from_pretrained(tmp_path / "net")
+    np.testing.assert_allclose(again(x), model(x), rtol=1e-6, atol=1e-6)
+    with pytest.raises(InputError, match="not DnCNN's weights"):
+        porting.from_torch("dncnn", tmp_path / f"net.{ending}")
 
 
 def test_what_has_no_twin(tmp_path):

@@ -105,6 +105,12 @@ def test_a_fresh_layer_multiplies_by_sigmoid_of_one():
     assert sum(v.size for v in values.values()) == 3 * 16 // 4
 
 
+def test_numbers_of_numpy_are_numbers():
+    layer = sa_flax.SGE(16, groups=np.int64(4), window=(np.int64(3), 3))
+    assert layer(jnp.ones((1, 4, 4, 16))).shape == (1, 4, 4, 16)
+    assert all(type(size) is int for size in layer.window)
+
+
 def test_shuffle_interleaves_the_halves_and_unshuffle_is_its_inverse():
     x = jnp.arange(2 * 12).reshape(2, 12)
     np.testing.assert_array_equal(channel_shuffle(x, 2)[0], [0, 6, 1, 7, 2, 8, 3, 9, 4, 10, 5, 11])
