@@ -105,7 +105,7 @@ def test_a_fresh_layer_multiplies_by_sigmoid_of_one():
     assert sum(v.size for v in values.values()) == 3 * 16 // 4
 
 
-def test_numbers_of_numpy_are_numbers():
+def test_numbers_of_numpy_are_numbers(jax_defaults):
     layer = sa_flax.SGE(16, groups=np.int64(4), window=(np.int64(3), 3))
     assert layer(jnp.ones((1, 4, 4, 16))).shape == (1, 4, 4, 16)
     assert all(type(size) is int for size in layer.window)
