@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from sa_flax.errors import NotFiniteError
+from sa_flax.limits import LARGEST_LEVEL
 
 
 def is_integer(dtype: np.dtype) -> bool:
@@ -78,6 +79,25 @@ def _mean_outside(x: np.ndarray) -> float:
 
 def _is_whole(x: np.ndarray) -> bool:
     return all(bool(np.all(np.trunc(rows) == rows)) for rows in x)
+
+
+def check_told(sigma: Any, takes_noise_level: bool) -> None:
+    """Raises ValueError for a noise level too many or missing."""
+    if (sigma is not None) != takes_noise_level:
+        raise ValueError(
+            "this network needs the noise level: denoiser(noisy, sigma), sigma in [0, 1] units."
+            if takes_noise_level
+            else "this network is blind: it takes no noise level."
+        )
+
+
+def check_level(sigma: Any) -> None:
+    """Raises ValueError unless `sigma` is None or one number, not on the 0-255 scale."""
+    if sigma is not None and (np.ndim(sigma) > 0 or not 0 <= sigma <= LARGEST_LEVEL / 255):
+        raise ValueError(
+            "sigma must be one number for all of a batch, on the scale of pictures in [0, 1] "
+            f"(25 of 255 is 0.098); got {sigma!r}."
+        )
 
 
 def to_unit(x: np.ndarray) -> np.ndarray:

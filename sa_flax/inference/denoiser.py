@@ -15,7 +15,14 @@ from jaxtyping import Array, Float
 from sa_flax.errors import InputError
 from sa_flax.functional.statistics import Window
 from sa_flax.inference import specialists
-from sa_flax.inference.arrays import as_batch, check_values, from_unit, to_unit
+from sa_flax.inference.arrays import (
+    as_batch,
+    check_level,
+    check_told,
+    check_values,
+    from_unit,
+    to_unit,
+)
 from sa_flax.inference.box import channel_means
 from sa_flax.inference.finish import REACH, Finish
 from sa_flax.inference.rows import Rows
@@ -190,7 +197,7 @@ class Denoiser:
           ValueError: for another rank or number of channels, and for a noise level too many or
             missing.
         """
-        self._check_sigma(sigma)
+        check_told(sigma, self.takes_noise_level)
         if x.ndim == 3:
             return self._network(params, x[None], sigma)[0]
         return self._network(params, x, sigma)
@@ -229,8 +236,8 @@ class Denoiser:
         Raises:
           TypeError: for a dtype other than uint8, uint16 and floats, and where JAX traces it.
           ValueError: for another rank, number of channels or size, for floats that are not finite
-            or on another scale, for a noise level too many or missing, and for a strength or
-            keep_detail outside of [0, 1].
+            or on another scale, for a noise level too many, missing or on another scale, and for a
+            strength or keep_detail outside of [0, 1].
         """
         if isinstance(noisy, jax.core.Tracer):
             raise TypeError(
@@ -238,7 +245,8 @@ class Denoiser:
                 "the pure function, e.g. jax.jit(denoiser.apply)(denoiser.params, noisy), with "
                 "float pictures in [0, 1]."
             )
-        self._check_sigma(sigma)
+        check_told(sigma, self.takes_noise_level)
+        check_level(sigma)
         finish = Finish(
             strength,
             self.keep_detail if keep_detail is None else keep_detail,
@@ -298,14 +306,6 @@ class Denoiser:
     def _network(self, state: nnx.State[Any, Any], noisy: jax.Array, sigma: Any) -> jax.Array:
         network = nnx.merge(self._graphdef, state, copy=True)
         return network(noisy) if sigma is None else network(noisy, sigma)
-
-    def _check_sigma(self, sigma: Any) -> None:
-        if (sigma is not None) != self.takes_noise_level:
-            raise ValueError(
-                "this network needs the noise level: denoiser(noisy, sigma), sigma in [0, 1] units."
-                if self.takes_noise_level
-                else "this network is blind: it takes no noise level."
-            )
 
     def _everywhere(self, state: nnx.State[Any, Any]) -> nnx.State[Any, Any]:
         return state if self._rows is None else self._rows.everywhere(state)

@@ -69,6 +69,13 @@ def test_noise_level():
         GRAY(np.zeros((2, 2), np.float32), 0.1)
 
 
+@pytest.mark.parametrize("wrong", [25, -0.1, np.nan, np.array([0.1, 0.2])])
+def test_noise_levels_on_another_scale(jax_defaults, wrong):
+    conditioned = sa_flax.Denoiser(Halve(1, noise_level=True))
+    with pytest.raises(ValueError, match=r"25 of 255 is 0.098"):
+        conditioned(np.zeros((2, 2, 2, 1), np.float32), wrong)
+
+
 def test_any_byte_order():
     noisy = (np.random.default_rng(0).random((6, 5, 3)) * 65535).astype(np.uint16)
     for order in ("<u2", ">u2"):
