@@ -4,6 +4,7 @@ shapes that annotations state are checked at every call of pure functions and la
 promotes neither dtypes nor ranks."""
 
 import dataclasses
+import gc
 import importlib.metadata
 import os
 from collections.abc import Iterator
@@ -39,6 +40,9 @@ os.environ.setdefault("SA_FLAX_COMPILATION_CACHE", "off")
 if importlib.metadata.version("jaxlib") == "0.10.2" and "ynn_fusion" not in os.environ["XLA_FLAGS"]:
     os.environ["XLA_FLAGS"] += " --xla_cpu_experimental_ynn_fusion_type=-LIBRARY_FUSION_TYPE_REDUCE"
 
+
+# Looking for garbage among all that is compiled takes a twentieth of the time.
+gc.set_threshold(50_000, 20, 100)
 
 # Nothing in the library leaves a promotion to JAX. What tests start in processes of their own runs
 # with JAX's defaults, as users do.

@@ -8,6 +8,7 @@ import pytest
 from benchmarks import input_pipeline, timing
 
 
+@pytest.mark.slow
 def test_it_writes_a_table_and_a_report(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(timing, "RESULTS", tmp_path)
     input_pipeline.main(["--presets", "smoke", "gray", "--workers", "0", "--seconds", "0"])

@@ -1,6 +1,7 @@
 """The benchmark of who gets which noise: what it draws, and how it counts."""
 
 import numpy as np
+import pytest
 
 from benchmarks.specialists import KINDS, draws, files, measure, table
 
@@ -19,6 +20,7 @@ def test_draws():
     assert not np.array_equal(drawn[0][1], other)
 
 
+@pytest.mark.slow
 def test_rows_and_table():
     (row,) = measure(None, 1, seed=0)
     assert row["kind"] == "white"

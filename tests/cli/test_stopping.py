@@ -85,8 +85,15 @@ def check_whole(folder: Path) -> int:
     return len(files)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-@pytest.mark.parametrize("moment", [0.0, 0.029, 0.067])
+@pytest.mark.parametrize(
+    ("number", "moment"),
+    [
+        (signal.SIGINT, 0.029),
+        (signal.SIGTERM, 0.0),
+        *(pytest.param(signal.SIGINT, moment, marks=pytest.mark.slow) for moment in (0.0, 0.067)),
+        *(pytest.param(signal.SIGTERM, m, marks=pytest.mark.slow) for m in (0.029, 0.067)),
+    ],
+)
 def test_stops_after_the_picture_at_hand(pictures, number, moment):
     process = denoise(pictures, 0.03)
     assert process.stdout.readline().startswith("network: x")

@@ -7,6 +7,7 @@ from flax import nnx
 
 import sa_flax
 from sa_flax.errors import InputError
+from tests.slow import some_slow
 
 
 def network(kind: str, **options) -> nnx.Module:
@@ -26,7 +27,10 @@ def picture(height: int = 64, width: int = 20) -> np.ndarray:
     return np.random.default_rng(0).random((height, width, 3), np.float32)
 
 
-@pytest.mark.parametrize("kind", ["none", *sa_flax.list_attentions()])
+@pytest.mark.parametrize(
+    "kind",
+    some_slow(["none", *sa_flax.list_attentions()], "none", "shuffle", "cbam", "non_local"),
+)
 def test_the_same_as_on_one_device(kind):
     model = network(kind)
     one, eight = sa_flax.Denoiser(model)(picture()), sa_flax.Denoiser(model, devices=8)(picture())

@@ -100,8 +100,15 @@ def test_parts():
     assert len(parts_of([(whole[:128, :128], whole[:128, :128])])) == 1
 
 
-@pytest.mark.parametrize("held", [True, False], ids=["held", "by parts"])
-@pytest.mark.parametrize(("clean", "name"), [(SPICES, "color"), (GRAY, "gray")])
+@pytest.mark.parametrize(
+    ("clean", "name", "held"),
+    [
+        pytest.param(SPICES, "color", True, id="color-held"),
+        pytest.param(SPICES, "color", False, id="color-by parts", marks=pytest.mark.slow),
+        pytest.param(GRAY, "gray", True, id="gray-held", marks=pytest.mark.slow),
+        pytest.param(GRAY, "gray", False, id="gray-by parts"),
+    ],
+)
 def test_photo_hands_white_noise_over(photo, clean, name, held, monkeypatch):
     if not held:  # as a picture of many megapixels is
         monkeypatch.setattr(whole_or_tiles, "_HELD", 0)

@@ -10,6 +10,7 @@ import sa_flax
 from sa_flax.inference import tiling
 from sa_flax.inference.tiling import Overlap, Planner, denoise_in_tiles
 from tests.inference.test_rows_over_devices import network
+from tests.slow import some_slow
 
 MASKS = ["cbam", "dual", "eca", "sge", "shuffle", "squeeze_excite"]
 AFFINITIES = ["danet", "non_local", "self_attention"]
@@ -86,7 +87,7 @@ def test_pooled_statistics_are_of_the_picture_alone(kind):
     assert denoiser._engine._on_tile._cache_size() == 1
 
 
-@pytest.mark.parametrize("kind", MASKS)
+@pytest.mark.parametrize("kind", some_slow(MASKS, "shuffle", "cbam", "dual"))
 def test_tiles_share_statistics_close_to_the_wholes(kind, monkeypatch):
     model, noisy = network(kind, width=8, levels=2), picture(320, 256)
     denoiser = sa_flax.Denoiser(model)
@@ -119,7 +120,7 @@ def test_a_window_is_exact_in_tiles(kind, size, window, monkeypatch):
     np.testing.assert_allclose(clean, whole_of_it, atol=1e-5)
 
 
-@pytest.mark.parametrize("kind", AFFINITIES)
+@pytest.mark.parametrize("kind", some_slow(AFFINITIES, AFFINITIES[0]))
 def test_attention_between_all_positions(kind, monkeypatch):
     model, noisy = network(kind, width=8, levels=2, attend="encoder"), picture(150, 24)
     whole_of_it = sa_flax.Denoiser(model)(noisy)

@@ -59,10 +59,10 @@ def expected() -> tuple[TrainState, list[float]]:
     ("mesh", "optimizer"),
     [
         (MeshConfig(), {}),
-        (MeshConfig(fsdp=8), {}),
+        pytest.param(MeshConfig(fsdp=8), {}, marks=pytest.mark.slow),
         (MeshConfig(fsdp=2, height=2), {}),
-        (MeshConfig(height=8), {}),
-        (MeshConfig(), {"accumulate": 2}),
+        pytest.param(MeshConfig(height=8), {}, marks=pytest.mark.slow),
+        pytest.param(MeshConfig(), {"accumulate": 2}, marks=pytest.mark.slow),
         (MeshConfig(fsdp=4), {"accumulate": 2, "remat": True}),
         (MeshConfig(), {"remat": True}),
     ],
