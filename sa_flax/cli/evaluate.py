@@ -249,10 +249,10 @@ def _on_pairs(options: argparse.Namespace) -> tuple[str, Rows, Rows, int]:
         clean_names=f"*{options.clean_suffix}",
     )
     if not found:
-        left_out = "".join(f"\n  {line}" for line in alone[:10])
+        why = f" {len(alone)} left out, the first: {alone[0].rstrip('.')}." if alone else ""
         raise InputError(
-            f"no pairs in {noisy} and {options.images} that can be used. Pairs have the same name; "
-            f"where they end differently, give --noisy-suffix and --clean-suffix.{left_out}"
+            f"no pairs in {noisy} and {options.images} that can be used.{why} Pairs have the same "
+            "name; where they end differently, give --noisy-suffix and --clean-suffix."
         )
     for line in alone:
         print(f"sa-flax: left out: {line}", file=sys.stderr)

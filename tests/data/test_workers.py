@@ -32,7 +32,7 @@ def main():
     by_threads, by_workers = batches(0), batches(2)
     for step in range(10):
         np.testing.assert_array_equal(next(by_threads)["clean"], next(by_workers)["clean"])
-        for child in multiprocessing.active_children() if step == 0 else ():
+        for child in multiprocessing.active_children() if step == 1 else ():  # both are at work
             os.kill(child.pid, signal.SIGTERM)
             os.kill(child.pid, signal.SIGINT)
     by_threads.close()
