@@ -176,16 +176,12 @@ def peers() -> dict[str, Method]:
     return methods
 
 
-def _estimate(noisy: np.ndarray) -> float:
-    from skimage.restoration import estimate_sigma
-
-    return float(np.mean(estimate_sigma(noisy, channel_axis=-1)))
-
-
 def _opencv(cv2: Any, noisy: np.ndarray) -> np.ndarray:
     """fastNlMeansDenoising(Colored), 8 bits, its strength from the estimated noise."""
+    from sa_flax.inference.evaluate import wavelet_sigma
+
     picture = np.round(np.clip(noisy, 0, 1) * 255).astype(np.uint8)
-    strength = 0.9 * 255 * _estimate(noisy)
+    strength = 0.9 * 255 * wavelet_sigma(noisy)
     if picture.shape[-1] == 1:
         result = cv2.fastNlMeansDenoising(picture[..., 0], None, strength, 7, 21)[..., None]
     else:
@@ -195,7 +191,9 @@ def _opencv(cv2: Any, noisy: np.ndarray) -> np.ndarray:
 
 def _bm3d(bm3d: Any, noisy: np.ndarray, sigma: float | None) -> np.ndarray:
     """BM3D, told the noise level where there is one."""
-    level = sigma or max(_estimate(noisy), 1e-3)
+    from sa_flax.inference.evaluate import wavelet_sigma
+
+    level = sigma or max(wavelet_sigma(noisy), 1e-3)
     if noisy.shape[-1] == 1:
         return bm3d.bm3d(noisy[..., 0], level)[..., None]
     return bm3d.bm3d_rgb(noisy, level)

@@ -175,8 +175,7 @@ def read_checkpoint(
 def noted_options(path: str | os.PathLike[str]) -> tuple[str, dict[str, Any]] | None:
     """Class and options of the network, where `write_torch_file` noted them beside its weights.
 
-    Raises:
-      CheckpointError: as `read_checkpoint`, but for its size, which that looks at first.
+    Of a file that `read_checkpoint` has read, which checks it.
     """
     path = Path(path)
     noted: Mapping[str, Any] = {}
@@ -184,7 +183,8 @@ def noted_options(path: str | os.PathLike[str]) -> tuple[str, dict[str, Any]] | 
         with safe_open(path, "np") as file:
             noted = file.metadata() or {}
     elif path.name.lower().endswith(_PICKLED):
-        content = _read_pickled(path, LARGEST_CHECKPOINT * 2**10)
+        # On the device "meta" tensors take no memory.
+        content = _import_torch(path).load(path, map_location="meta", weights_only=True)
         noted = content if isinstance(content, Mapping) else {}
     options = noted.get("options")
     with contextlib.suppress(ValueError, RecursionError):
