@@ -28,6 +28,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from benchmarks.raw import through_raw
 from sa_flax.pictures import read_rgb8
 from sa_flax.xla_flags import tune_cpu
 
@@ -48,7 +49,8 @@ class Case:
 
 def cases_of(files: list[Path], kind: str, channels: int) -> Iterator[Case]:
     """Each picture with its noise: "sigma 25", "shared 25", "blurred 25", "jpeg 25", "clipped 25",
-    "clean", "camera", "resized 0.75" (a camera's, and resized by that since)."""
+    "clean", "camera", "resized 0.75" (a camera's, and resized by that since), "raw 0.001" (see
+    benchmarks.raw; its mosaic is in the clean partner, too)."""
     import jax
 
     from sa_flax.functional.jpeg import jpeg_compress
@@ -56,7 +58,7 @@ def cases_of(files: list[Path], kind: str, channels: int) -> Iterator[Case]:
     from sa_flax.noise import Camera, Correlated, Gaussian
 
     name, _, level = kind.partition(" ")
-    sigma = 0.0 if name == "resized" else float(level or 0)
+    sigma = 0.0 if name in ("resized", "raw") else float(level or 0)
     noise = {
         "shared": Correlated((sigma, sigma), (0, 0), (0, 0), shared=1),
         "blurred": Correlated((sigma, sigma), (0.8, 0.8), (0.8, 0.8), shared=0),
@@ -74,6 +76,9 @@ def cases_of(files: list[Path], kind: str, channels: int) -> Iterator[Case]:
             )
         if name == "clean":
             yield Case(clean, clean)
+            continue
+        if name == "raw":
+            yield Case(*through_raw(clean, float(level), index))
             continue
         noisy, told = noisy_version(clean, noise, seed=0, index=index)
         if name == "jpeg":
@@ -132,7 +137,8 @@ def sets(data: Path | None) -> dict[str, Callable[[], Iterator[Case]]]:
     found: dict[str, tuple[list[Path], int, tuple[str, ...]]] = {}
     levels = ("sigma 15", "sigma 25", "sigma 50")
     people = ("shared 25", "blurred 25", "jpeg 25", "clipped 25", "resized 0.75", "camera", "clean")
-    found["photographs"] = (bundled, 3, (*levels, *people))
+    raw = ("raw 0.0001", "raw 0.001", "raw 0.01")
+    found["photographs"] = (bundled, 3, (*levels, *raw, *people))
     found["photographs-gray"] = (bundled, 1, ("sigma 25", "clean"))
     if data is not None:
         ids = data / "bsds500" / "cbsd68_ids.txt"
@@ -141,7 +147,11 @@ def sets(data: Path | None) -> dict[str, Callable[[], Iterator[Case]]]:
             colour = [data / "bsds500" / "val" / f"{i}.jpg" for i in ids.read_text().split()]
         found["cbsd68"] = (colour, 3, levels)
         # Not the first hundred, whose failures were looked at when `finish` was written.
-        found["bsds"] = (sorted((data / "bsds500" / "test").glob("*.jpg"))[100:150], 3, people[-2:])
+        found["bsds"] = (
+            sorted((data / "bsds500" / "test").glob("*.jpg"))[100:150],
+            3,
+            (raw[0], *people[-2:]),
+        )
         for name in ("bsd68", "set12"):
             found[name] = (sorted((data / name).glob("*.png")), 1, levels)
     measured: dict[str, Callable[[], Iterator[Case]]] = {}

@@ -8,8 +8,9 @@ cut into tiles: the most textured ones at 0.6 to 0.25 of their size, with the ch
 whose spectrum is that of the published test sets (at full size most crops of a photograph are
 smooth, and its chroma is noisier than theirs). For `photo` there are besides tiles of every kind at
 full size; some exposed so that whites or blacks are lost in large areas, and pages of text, since
-clipped noise has a mean that is off there, which has to be learned; and some seen through a mesh,
-since fine regular patterns were taken for noise.
+clipped noise has a mean that is off there, which has to be learned; some seen through a mesh, since
+fine regular patterns were taken for noise; and some through a sensor's mosaic, since so was what
+interpolating that makes of fine detail.
 
 Validation is on DIR/bsds500/val outside CBSD68 (the ids are in DIR/bsds500/cbsd68_ids.txt) where
 that is there, else on the bundled validation pictures.
@@ -35,6 +36,7 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
+from scipy.ndimage import convolve, correlate1d, gaussian_filter
 
 from benchmarks.trainings import train
 from sa_flax.data.builders import PHOTOGRAPHS
@@ -123,6 +125,8 @@ def training_tiles(
         for number, (texture, tile) in enumerate(found[: max(1, round(0.6 * len(found)))]):
             if texture >= 2:
                 yield f"{percent}-{number}", with_subsampled_chroma(tile)
+            if everything and texture >= 2 and number % 2 == 0:
+                yield f"mosaic-{percent}-{number}", through_a_mosaic(tile, seed + number + percent)
     if everything:
         for number, (_, tile) in enumerate(tiles(picture, 1.0)):
             if number % 5 == 0:  # about half as many as the textured ones
@@ -173,6 +177,44 @@ def through_a_mesh(picture: Image.Image, seed: int) -> Image.Image:
     meshed = pixels.copy()
     meshed[part] *= 1 - depth * pattern[part][..., None]
     return Image.fromarray((255 * meshed).round().astype(np.uint8))
+
+
+def through_a_mosaic(picture: Image.Image, seed: int) -> Image.Image:
+    """As a camera makes it: one colour seen at each pixel in a Bayer pattern, the others filled in.
+
+    How much the lens blurs, where the pattern begins, the interpolation (green linearly or along
+    the edge; red and blue by themselves, or by their difference from green) and the sharpening are
+    drawn.
+    """
+    random = np.random.default_rng(seed)
+    width = random.uniform(0, 0.7)
+    pixels = gaussian_filter(np.asarray(picture) / 255, (width, width, 0))
+    rows, columns = (np.arange(n) + random.integers(2) for n in pixels.shape[:2])
+    site = 2 * (rows[:, None] % 2) + columns % 2
+    sparse, dense = (
+        np.outer([1, 2, 1], [1, 2, 1]) / 4,
+        np.array([[0, 1, 0], [1, 4, 1], [0, 1, 0]]) / 4,
+    )
+
+    def filled(values: np.ndarray, seen: np.ndarray, kernel: np.ndarray) -> np.ndarray:
+        return convolve(values * seen, kernel, mode="mirror")  # which goes on with the pattern
+
+    seen = (site == 1) | (site == 2)
+    green = filled(pixels[..., 1], seen, dense)
+    if random.random() < 0.5:
+        known = pixels[..., 1] * seen
+        beside = [correlate1d(known, [0.5, 0, 0.5], axis=axis, mode="mirror") for axis in (0, 1)]
+        steps = [np.abs(correlate1d(known, [1, 0, -1], axis=a, mode="mirror")) for a in (0, 1)]
+        green = np.where(seen, green, np.where(steps[0] < steps[1], beside[0], beside[1]))
+    base = green * (random.random() < 0.6)
+    red, blue = (
+        base + filled(pixels[..., channel] - base, site == at, sparse)
+        for channel, at in ((0, 0), (2, 3))
+    )
+    developed = np.stack([red, green, blue], axis=-1)
+    blurred = gaussian_filter(developed, (1, 1, 0))
+    developed += random.choice([0, random.uniform(0, 1)]) * (developed - blurred)
+    return Image.fromarray((255 * np.clip(developed, 0, 1)).round().astype(np.uint8))
 
 
 def page(seed: int) -> Image.Image:
