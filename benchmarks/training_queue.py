@@ -9,8 +9,8 @@ whose spectrum is that of the published test sets (at full size most crops of a 
 smooth, and its chroma is noisier than theirs). For `photo` there are besides tiles of every kind at
 full size; some exposed so that whites or blacks are lost in large areas, and pages of text, since
 clipped noise has a mean that is off there, which has to be learned; some seen through a mesh, since
-fine regular patterns were taken for noise; and some through a sensor's mosaic, since so was what
-interpolating that makes of fine detail.
+fine regular patterns were taken for noise; some through a sensor's mosaic, since so was what
+interpolating that makes of fine detail; and some printed in halftone, as were the dots of that.
 
 Validation is on DIR/bsds500/val outside CBSD68 (the ids are in DIR/bsds500/cbsd68_ids.txt) where
 that is there, else on the bundled validation pictures.
@@ -135,7 +135,9 @@ def training_tiles(
                 yield f"bright-{number}", exposed(tile, 51)
             if number % 5 == 3:
                 yield f"dark-{number}", exposed(tile, 40)
-            if number % 5 in (2, 4):
+            if number % 10 == 4:
+                yield f"halftone-{number}", halftone(tile, seed + number)
+            elif number % 5 in (2, 4):
                 yield f"mesh-{number}", through_a_mesh(tile, seed + number)
 
 
@@ -215,6 +217,36 @@ def through_a_mosaic(picture: Image.Image, seed: int) -> Image.Image:
     blurred = gaussian_filter(developed, (1, 1, 0))
     developed += random.choice([0, random.uniform(0, 1)]) * (developed - blurred)
     return Image.fromarray((255 * np.clip(developed, 0, 1)).round().astype(np.uint8))
+
+
+def halftone(picture: Image.Image, seed: int) -> Image.Image:
+    """Printed: in dots of a screen, or by error diffusion, in one ink or three, and scanned.
+
+    The screen's period (2.5 to 9 pixels) and angle, the ink, the paper and the scanner's blur are
+    drawn.
+    """
+    random = np.random.default_rng(seed)
+    channels = picture.split() if random.random() < 0.3 else [picture.convert("L")]
+    y, x = np.mgrid[: picture.height, : picture.width]
+    diffused, angle = random.random() < 0.4, random.uniform(0, np.pi / 2)
+    frequency, hardness = 2 * np.pi / random.uniform(2.5, 9), random.uniform(2, 20)
+    printed = []
+    for number, channel in enumerate(channels):
+        turned = angle + number * np.pi / 6
+        along = np.cos(turned) * x + np.sin(turned) * y
+        across = np.cos(turned) * y - np.sin(turned) * x
+        screen = 0.5 + 0.25 * (np.cos(frequency * along) + np.cos(frequency * across))
+        if diffused:
+            printed.append(np.asarray(channel.convert("1"), float))
+        else:
+            lighter = np.asarray(channel) / 255 - screen
+            printed.append(0.5 + 0.5 * np.tanh(hardness * lighter))
+    ink, paper = random.uniform(0, 0.3, 3), random.uniform(0.7, 1, 3)
+    if random.random() < 0.5:
+        ink, paper = np.zeros(3), np.ones(3)
+    width = random.choice([0, random.uniform(0.2, 0.8)])
+    seen = gaussian_filter(np.stack(printed, axis=-1), (width, width, 0))
+    return Image.fromarray((255 * (ink + (paper - ink) * seen)).round().astype(np.uint8))
 
 
 def page(seed: int) -> Image.Image:

@@ -10,10 +10,12 @@ import sa_flax
 from benchmarks.training_queue import (
     RUNS,
     exposed,
+    halftone,
     is_free,
     page,
     prepare,
     through_a_mesh,
+    through_a_mosaic,
     tiles,
     with_subsampled_chroma,
 )
@@ -75,6 +77,35 @@ def test_a_mesh_is_regular_and_fine():
         frequency = np.hypot(np.fft.fftfreq(144)[strongest[0]], strongest[1] / 144)
         assert frequency < 0.71
     assert np.std([picture.mean() for picture in seen]) > 1
+
+
+def test_a_mosaic_keeps_what_is_flat_and_colours_what_is_fine():
+    flat = Image.new("RGB", (70, 61), (200, 120, 40))
+    y, x = np.mgrid[:61, :70]
+    stripes = Image.fromarray(np.uint8(40 + 160 * ((x + y) % 4 < 2))).convert("RGB")
+    seen = set()
+    for seed in range(6):
+        np.testing.assert_array_equal(np.asarray(through_a_mosaic(flat, seed)), np.asarray(flat))
+        developed = np.asarray(through_a_mosaic(stripes, seed), float)
+        assert np.ptp(developed, axis=-1).mean() > 2, "gray stripes get false colours"
+        seen.add(developed.tobytes())
+        again = np.asarray(through_a_mosaic(stripes, seed), float)
+        np.testing.assert_array_equal(again, developed)
+    assert len(seen) == 6
+
+
+def test_halftone_is_as_bright_as_the_picture_and_nearly_of_two_values():
+    ramp = Image.fromarray(np.linspace(0, 255, 144 * 150).reshape(150, 144).astype(np.uint8))
+    two_valued = 0
+    for seed in range(12):
+        printed = np.asarray(halftone(ramp.convert("RGB"), seed), float)[..., 1]
+        low, high = np.percentile(printed, [1, 99])
+        assert high - low > 60
+        share = (printed - low) / (high - low)
+        thirds = [part.mean() for part in np.array_split(share, 3)]
+        assert thirds[0] < 0.35 < thirds[1] < 0.65 < thirds[2], seed
+        two_valued += np.mean((share < 0.1) | (share > 0.9)) > 0.8
+    assert two_valued >= 4
 
 
 def test_pages_are_mostly_paper():
