@@ -2,12 +2,14 @@
 fsspec reaches."""
 
 import contextlib
+import glob
+import logging
 import os
 import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from sa_flax.errors import InputError, nearest
+from sa_flax.errors import InputError, nearest, no_room
 
 _ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")  # not C:\runs
 # Stores without folders: there a file appears at once when it is whole, and making the folder of a
@@ -24,6 +26,15 @@ class AddressError(InputError):
 def is_address(name: str | os.PathLike[str]) -> bool:
     """Whether `name` is an address, gs://bucket/run for example, rather than a path."""
     return _ADDRESS.match(os.fspath(name)) is not None
+
+
+def check_path(name: str | os.PathLike[str], what: str) -> None:
+    """Raises InputError for an address where only a file or folder of this machine will do."""
+    if is_address(name):
+        raise InputError(
+            f"{what} takes a file or folder of this machine; got the address {os.fspath(name)}. "
+            "Copy between the two by the store's own program."
+        )
 
 
 class Remote:
@@ -44,13 +55,16 @@ class Remote:
         scheme, slashes, place = address.partition("://")
         if not slashes or not place.strip("/"):
             raise AddressError(f"{address} is no whole address, which gs://BUCKET/FOLDER would be.")
-        self.address = address.rstrip("/")
+        scheme = scheme.lower()
+        self.address = f"{scheme}://{place.rstrip('/')}"
         self.name = self.address.rpartition("/")[2]
-        self._flat = scheme.lower() in _FLAT
+        self._flat = scheme in _FLAT
         import fsspec  # half a second with the packages of the big stores
 
+        for package in ("fsspec", "gcsfs", "s3fs"):  # what they log is in the error, too
+            logging.getLogger(package).setLevel(logging.CRITICAL)
         known = fsspec.available_protocols()
-        if scheme.lower() not in known:
+        if scheme not in known:
             raise AddressError(
                 f"{address}: there is no kind of address {scheme}://.{nearest(scheme, known)} "
                 "Give gs://, s3:// or another that fsspec knows, or a folder."
@@ -59,7 +73,7 @@ class Remote:
             with self._explained("reached"):
                 self._files, root = fsspec.url_to_fs(self.address)
         except ImportError as error:
-            extra = ": pip install 'sa_flax[cloud]'" if scheme.lower() in _IN_EXTRA else ""
+            extra = ": pip install 'sa_flax[cloud]'" if scheme in _IN_EXTRA else ""
             raise AddressError(
                 f"{address} needs a package that is not installed{extra or f' ({error})'}."
             ) from error
@@ -74,18 +88,25 @@ class Remote:
             except FileNotFoundError:
                 return []
         inside = (path.removeprefix(f"{self._root}/") for path in found)
-        return sorted(name for name in inside if not name.endswith("/"))
+        # Consoles of stores without folders mark one by an empty file with its name and a slash.
+        return sorted(name for name in inside if name and not name.endswith("/"))
 
     def is_empty(self) -> bool:
-        """Whether there is nothing, but for files whose name begins with a dot."""
+        """Whether there is nothing, but for empty folders and names that begin with a dot."""
         with self._explained("read"):
             self._files.invalidate_cache()
             try:
-                found = self._files.ls(self._root, detail=False)
+                found = self._files.ls(self._root, detail=True)
             except FileNotFoundError:
                 return True
-        names = (path.rstrip("/").removeprefix(self._root).strip("/") for path in found)
-        return not any(name and not name.startswith(".") for name in names)
+        kinds = {
+            entry["name"].rstrip("/").removeprefix(self._root).strip("/"): entry["type"]
+            for entry in found
+        }
+        seen = {name: kind for name, kind in kinds.items() if name and not name.startswith(".")}
+        if "file" in seen.values():
+            return False
+        return not seen or not any(name.split("/")[0] in seen for name in self.list())
 
     def read(self, name: str) -> bytes | None:
         """A file's content; None where there is no such file."""
@@ -119,7 +140,7 @@ class Remote:
         """Removes a file, or a folder with all that is in it; nothing happens where it is gone."""
         with self._explained("written"), contextlib.suppress(FileNotFoundError):
             self._files.invalidate_cache()
-            self._files.rm(self._path(name), recursive=True)
+            self._files.rm(glob.escape(self._path(name)), recursive=True)  # it looks for patterns
 
     def check_writable(self) -> None:
         """Writes a small file and removes it."""
@@ -136,6 +157,8 @@ class Remote:
         except (ImportError, AddressError):
             raise
         except Exception as error:  # every store has errors of its own
+            if what == "read" and no_room(error):  # of this machine
+                raise
             reason = " ".join(str(error).split())[:200] or type(error).__name__
             if isinstance(error, FileNotFoundError):
                 advice = "There is no such bucket: make it, or correct its name."

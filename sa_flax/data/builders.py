@@ -16,6 +16,7 @@ from sa_flax.data.pairs import CLEAN, NOISY, are_pairs, open_pairs
 from sa_flax.data.splits import Splits
 from sa_flax.errors import InputError
 from sa_flax.pictures import SUFFIXES, find_pictures
+from sa_flax.remote import check_path
 
 __all__ = ["PHOTOGRAPHS", "SUFFIXES", "Splits", "find_pictures", "open_splits"]
 
@@ -68,6 +69,7 @@ def open_splits(
         raise InputError(
             f"--data.noisy and --data.clean tell pairs in a folder; {source!r} is none."
         )
+    check_path(source, "--data.source")
     if not re.fullmatch(_TFDS_NAME, source):
         raise InputError(
             f"no folder {source!r}. --data.source takes a folder of images, 'photographs' "

@@ -89,6 +89,11 @@ class Mirror:
         self._sent = {name: self._stamp(name) for name in self._names()}
         self._remote = remote
 
+    def changing(self) -> None:
+        """To be called before something is saved in the folder: it is not up there until pushed."""
+        if self._remote is not None:
+            self._behind.touch()
+
     def push(self) -> None:
         """Uploads what is new; where that fails it says so, and the next call tries again.
 
@@ -124,7 +129,7 @@ class Mirror:
             print(f"all of it is at {self.name}, for --model too")
 
     def _upload(self, remote: Remote) -> None:
-        self._behind.touch()  # before anything can fail
+        self.changing()  # before anything can fail
         theirs = remote.read(STARTS)
         if theirs is None:  # a new run, or somebody has emptied the place
             self._sent = {}
@@ -201,13 +206,18 @@ def mirrored(output: str | Path) -> Iterator[Mirror]:
 
         def take_up() -> None:
             remote = Remote(address)
-            place.mkdir(parents=True, exist_ok=True)
             try:
+                place.mkdir(parents=True, exist_ok=True)
                 stack.enter_context(filelock.FileLock(place / "lock", timeout=0))
             except filelock.Timeout as error:
                 raise InputError(
                     f"another run is going on in {address}. Wait for it, or choose another "
                     "--output."
+                ) from error
+            except OSError as error:
+                raise InputError(
+                    f"a run at an address works in {place}, which can't be written "
+                    f"({error.strerror or error}). Set XDG_CACHE_HOME to a folder with room for it."
                 ) from error
             mirror.take_up(remote)
 
@@ -240,6 +250,6 @@ def _steps(names: "Iterator[str] | list[str] | dict", *, whole: bool = False) ->
 
 def _wanted(names: "Iterator[str] | list[str]") -> list[str]:
     """Without hidden files, and of the checkpoints only those that are whole."""
-    names = [name for name in names if not any(part[0] == "." for part in name.split("/"))]
+    names = [name for name in names if not any(part.startswith(".") for part in name.split("/"))]
     whole = _steps(names, whole=True)
     return [n for n in names if n.split("/")[0] != CHECKPOINTS or n.split("/")[1] in whole]

@@ -204,6 +204,7 @@ class Run:
             judged_by = [name for name in self._own_noises if name in self._scores]
             judged_by = judged_by or list(self._scores)
             psnr = min(float(np.mean([self._scores[name] for name in judged_by])), 999.0)
+        self._mirror.changing()
         saved = self._checkpoints.save(state, self.step, psnr=psnr)
         if not processes.is_first():
             return

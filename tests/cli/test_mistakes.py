@@ -37,6 +37,11 @@ def place(folder, tmp_path, run_directory, monkeypatch):
         ("denoise empty --output o", "no pictures in empty"),
         ("denoise {in} --output ''", "--output: needs the name of a file or folder; got nothing"),
         ("denoise '' --output o", "needs the name of a file or folder; got nothing"),
+        (
+            "denoise {in}/a.png --output s3://b/o",
+            "folder of this machine; got the address s3://b/o",
+        ),
+        ("denoise gs://b/a.png --output o", "folder of this machine; got the address gs://b/a.png"),
         (f"{DENOISE} --json {{in}}/sub/b.jpg", "b.jpg names a picture; --json writes a text"),
         (f"{DENOISE} --report {{in}}/a.png", "a.png names a picture; --report writes a text"),
         (f"{DENOISE} --json -", "--json takes the name of a file; /dev/stdout is one"),

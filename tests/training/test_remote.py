@@ -3,6 +3,7 @@ nothing but the address."""
 
 import contextlib
 import dataclasses
+import errno
 import shutil
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from fsspec.registry import known_implementations
 from sa_flax import remote
 from sa_flax.cli.networks import check_name
 from sa_flax.config import PRESETS, Config, ModelConfig
-from sa_flax.errors import InputError, StorageError
+from sa_flax.errors import InputError, StorageError, explain
 from sa_flax.models.saved import PretrainedError, card_of, from_pretrained
 from sa_flax.remote import AddressError, Remote
 from sa_flax.training import loop
@@ -248,6 +249,83 @@ def test_addresses_that_can_not_be_used(address, message, monkeypatch):
     fsspec.filesystem("memory").pipe({"/full/thesis.pdf": b"mine", "/file": b"mine"})
     with pytest.raises(InputError, match=message), mirrored(address):
         pass
+
+
+def test_what_consoles_leave_for_folders_is_no_file():
+    """An empty file with the folder's name and a slash."""
+    store = fsspec.filesystem("memory")
+    store.store.clear()
+    with mirrored(ADDRESS) as mirror:
+        start(mirror.folder, "first")
+    there = Remote(ADDRESS)
+    plain = there._files.find
+    marked = [f"{there._root}/", f"{there._root}/checkpoints/"]
+    there._files.find = lambda path, **options: [*plain(path, **options), *marked]
+    try:
+        assert there.list() == ["config.json", "starts.jsonl"]
+        with mirrored(ADDRESS) as mirror:
+            assert (mirror.folder / "starts.jsonl").is_file()
+    finally:
+        del there._files.find
+
+
+def test_a_place_that_holds_empty_folders_is_empty():
+    store = fsspec.filesystem("memory")
+    store.makedirs("/bucket/run/checkpoints", exist_ok=True)
+    assert Remote(ADDRESS).is_empty()
+    store.pipe("/bucket/run/checkpoints/mine", b"1")
+    assert not Remote(ADDRESS).is_empty()
+
+
+def test_names_are_no_patterns():
+    store = fsspec.filesystem("memory")
+    store.pipe({"/bucket/run[1]/old/a": b"1", "/bucket/run1/old/a": b"1", "/bucket/run[1]/b": b"2"})
+    Remote("memory://bucket/run[1]").remove("old")
+    assert sorted(store.find("/bucket")) == ["/bucket/run1/old/a", "/bucket/run[1]/b"]
+
+
+def test_kinds_of_addresses_in_capitals():
+    assert Remote("MEMORY://Bucket/Run/").address == "memory://Bucket/Run"
+
+
+def test_a_checkpoint_that_was_not_uploaded_before_the_run_died_is_kept(cache, capsys):
+    class Killed(BaseException):
+        pass
+
+    with contextlib.suppress(Killed), mirrored(ADDRESS) as mirror:
+        start(mirror.folder, "first")
+        checkpoint(mirror.folder, 1)
+        mirror.push()
+        mirror.changing()
+        checkpoint(mirror.folder, 2)
+        raise Killed
+    with mirrored(ADDRESS) as mirror:
+        assert "was not uploaded to its end" in capsys.readouterr().out
+        assert steps(mirror.folder) == [1, 2]
+    shutil.rmtree(cache)
+    with mirrored(ADDRESS) as mirror:
+        assert steps(mirror.folder) == [1, 2]
+
+
+def test_a_machine_without_room_is_told_what_to_do(tmp_path, monkeypatch):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    message = r"can't be written \(.*\). Set XDG_CACHE_HOME"
+    with pytest.raises(InputError, match=message), mirrored(ADDRESS):
+        pass
+
+
+def test_a_full_disk_is_not_the_stores(tmp_path, monkeypatch):
+    remote = Remote(ADDRESS)
+    remote.write("a", b"1")
+
+    def full(*paths):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(remote._files, "get", full)
+    with pytest.raises(OSError, match="No space left") as raised:
+        remote.fetch(["a"], tmp_path / "here")
+    assert explain(raised.value) == (1, f"can't write: {raised.value}. Make room and run it again.")
 
 
 @pytest.mark.parametrize(
