@@ -94,19 +94,20 @@ LEVEL = _Level()
 INCREASING = Increasing()
 
 
-def check_fields(settings: Any, prefix: str = "") -> None:
+def check_fields(settings: Any, prefix: str | None = "") -> None:
     """Holds every number in nested dataclasses to the limits in its field's annotation.
 
-    Options are named as on the command line: field `crop` of entry `data` is --data.crop.
+    Options are named as on the command line: field `crop` of entry `data` is --data.crop. With a
+    prefix of None they are named as in Python.
 
     Raises:
       InputError: for a number outside its limits, infinite or NaN, or beyond 32 bits, and for
         shares of one whole (the class's `of_one_whole`) that come to more than 1.
     """
     for name, value, hint in _fields(settings):
-        option = f"--{prefix}{name}".replace("_", "-")
+        option = name if prefix is None else f"--{prefix}{name}".replace("_", "-")
         if dataclasses.is_dataclass(value):
-            check_fields(value, f"{prefix}{name}.")
+            check_fields(value, None if prefix is None else f"{prefix}{name}.")
             continue
         limits = getattr(hint, "__metadata__", ())
         for number in value if isinstance(value, tuple) else (value,):
@@ -125,7 +126,7 @@ def check_fields(settings: Any, prefix: str = "") -> None:
     names = getattr(settings, "of_one_whole", ())
     whole = sum(getattr(settings, name) for name in names)
     if whole > 1 + 1e-6:
-        options = [f"--{prefix}{name}" for name in names]
+        options = list(names) if prefix is None else [f"--{prefix}{name}" for name in names]
         raise InputError(
             f"{', '.join(options[:-1])} and {options[-1]} are shares of one whole, and come to "
             f"{whole:g}. Lower some of them."

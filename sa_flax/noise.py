@@ -1,8 +1,9 @@
 """Noise: what a configuration says of it, and the thing itself.
 
 Each class is an entry of the configuration (its fields are the options, with their limits) and a
-function at once: `noise(key, clean) -> (noisy, sigma)`. To add one, write its class here and name
-it in `NOISES`: training, evaluation, `sa-flax add-noise` and the texts take it from there.
+function at once: `noise(key, clean) -> (noisy, sigma)`. To add one, write its class here, what it
+does in `_drawn`, and name it in `NOISES`: training, evaluation, `sa-flax add-noise` and the texts
+take it from there.
 
 Levels in the fields are on the 0-255 scale of papers; pictures are (B, H, W, C) in [0, 1].
 """
@@ -11,7 +12,7 @@ import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
-from sa_flax.limits import ABOVE_ZERO, INCREASING, LEVEL, NOT_NEGATIVE, SHARE, Limit
+from sa_flax.limits import ABOVE_ZERO, INCREASING, LEVEL, NOT_NEGATIVE, SHARE, Limit, check_fields
 
 if TYPE_CHECKING:
     import jax
@@ -22,8 +23,29 @@ Noisy = tuple["jax.Array", "jax.Array | None"]
 Span = tuple[float, float]
 
 
+class _Noise:
+    def __call__(self, key: "jax.Array", clean: "jax.Array") -> Noisy:
+        """Pictures (B, H, W, C) in [0, 1] with noise, and its standard deviation in each, (B,)
+        float32 in [0, 1] units; None where `has_level` is False.
+
+        Raises:
+          ValueError: for other pictures, and for options outside their limits.
+        """
+        from sa_flax.functional.checks import check_floating
+
+        name = type(self).__name__
+        check_fields(self, None)
+        clean = check_floating(name, clean, "the picture")
+        if clean.ndim != 4:
+            raise ValueError(f"{name} takes (B, H, W, C) pictures; got shape {clean.shape}.")
+        return self._drawn(key, clean)
+
+    def _drawn(self, key: "jax.Array", clean: "jax.Array") -> Noisy:
+        raise NotImplementedError
+
+
 @dataclass(frozen=True)
-class Gaussian:
+class Gaussian(_Noise):
     """White Gaussian noise of one level, independent in every channel."""
 
     kind: Literal["gaussian"] = field(default="gaussian", init=False)
@@ -37,17 +59,17 @@ class Gaussian:
     def __str__(self) -> str:
         return f"Gaussian, sigma {self.sigma:g} of 255{_clipped(self.clip)}"
 
-    def __call__(self, key: "jax.Array", clean: "jax.Array") -> Noisy:
+    def _drawn(self, key: "jax.Array", clean: "jax.Array") -> Noisy:
         import jax.numpy as jnp
 
         from sa_flax.functional.noise import gaussian_noise
 
-        sigma = jnp.full((clean.shape[0],), self.sigma / 255)
+        sigma = jnp.full((clean.shape[0],), self.sigma / 255, jnp.float32)
         return gaussian_noise(key, clean, sigma, clip=self.clip), sigma
 
 
 @dataclass(frozen=True)
-class Blind:
+class Blind(_Noise):
     """White Gaussian noise whose level is drawn for each picture: trains blind denoisers."""
 
     kind: Literal["blind"] = field(default="blind", init=False)
@@ -65,7 +87,7 @@ class Blind:
             f"{_clipped(self.clip)}"
         )
 
-    def __call__(self, key: "jax.Array", clean: "jax.Array") -> Noisy:
+    def _drawn(self, key: "jax.Array", clean: "jax.Array") -> Noisy:
         import jax
 
         from sa_flax.functional.noise import gaussian_noise, uniform_levels
@@ -77,7 +99,7 @@ class Blind:
 
 
 @dataclass(frozen=True)
-class PoissonGaussian:
+class PoissonGaussian(_Noise):
     """A sensor's noise: Poisson for the light, Gaussian for the read-out."""
 
     kind: Literal["poisson_gaussian"] = field(default="poisson_gaussian", init=False)
@@ -96,7 +118,7 @@ class PoissonGaussian:
             f"{_clipped(self.clip)}"
         )
 
-    def __call__(self, key: "jax.Array", clean: "jax.Array") -> Noisy:
+    def _drawn(self, key: "jax.Array", clean: "jax.Array") -> Noisy:
         from sa_flax.functional.noise import poisson_gaussian_noise
 
         noisy = poisson_gaussian_noise(
@@ -106,7 +128,7 @@ class PoissonGaussian:
 
 
 @dataclass(frozen=True)
-class Correlated:
+class Correlated(_Noise):
     """Gaussian noise that neighbouring pixels and the channels share in part.
 
     The channels' covariance is drawn for each picture, from independent to fully shared; so are the
@@ -135,7 +157,7 @@ class Correlated:
             f"channels{_clipped(self.clip)}"
         )
 
-    def __call__(self, key: "jax.Array", clean: "jax.Array") -> Noisy:
+    def _drawn(self, key: "jax.Array", clean: "jax.Array") -> Noisy:
         import jax
         import jax.numpy as jnp
 
@@ -166,7 +188,7 @@ class Correlated:
 
 
 @dataclass(frozen=True)
-class Camera:
+class Camera(_Noise):
     """A photograph's noise: Poisson-Gaussian in linear light, then what a camera does to it.
 
     Gains, white balance, saturation, mosaic and the camera's own smoothing are drawn for each
@@ -187,7 +209,7 @@ class Camera:
         low, high = self.shot_range
         return f"a camera's, shot noise {low:g}-{high:g} in linear light"
 
-    def __call__(self, key: "jax.Array", clean: "jax.Array") -> Noisy:
+    def _drawn(self, key: "jax.Array", clean: "jax.Array") -> Noisy:
         import jax
         import jax.numpy as jnp
 
@@ -229,7 +251,7 @@ class Camera:
 
 
 @dataclass(frozen=True)
-class Photo:
+class Photo(_Noise):
     """All that people's pictures come with: a mixture, drawn anew for each picture.
 
     White, correlated or camera noise or none; clipped or not; compressed by JPEG afterwards or not,
@@ -268,14 +290,14 @@ class Photo:
             f"{self.resized:.0%} resized since"
         )
 
-    def __call__(self, key: "jax.Array", clean: "jax.Array") -> Noisy:
+    def _drawn(self, key: "jax.Array", clean: "jax.Array") -> Noisy:
         import jax
         import jax.numpy as jnp
 
         keys = jax.random.split(key, 8)
         gray = jnp.all(clean == clean[..., :1], axis=(1, 2, 3), keepdims=True)
         noisy = self._taken(keys[:5], clean, gray)
-        if self.resized > 0:
+        if self.resized * clean.shape[0] > 0:
             noisy = self._resized(jax.random.fold_in(key, 8), clean, noisy, gray)
         return self._saved(keys[5:], noisy), None
 

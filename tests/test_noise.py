@@ -15,6 +15,7 @@ from sa_flax.functional.noise import (
     to_linear,
 )
 from sa_flax.noise import NOISES, Blind, Camera, Correlated, Gaussian, Photo, PoissonGaussian
+from tests.annotations import refuses
 
 KEY = jax.random.key(0)
 resized = jax.jit(noise_before_resizing, static_argnums=0)
@@ -66,6 +67,42 @@ def test_levels_of_white_noise():
     assert Gaussian(sigma=200, clip=True)(KEY, _gray_card())[0].max() == 1
     noisy, _ = PoissonGaussian(gain=4, read_noise=3)(KEY, jnp.full((4, 64, 64, 1), 0.5))
     np.testing.assert_allclose(jnp.var(noisy), 4 / 255 * 0.5 + (3 / 255) ** 2, rtol=0.1)
+
+
+@pytest.mark.parametrize(
+    ("noise", "message"),
+    [
+        (Blind(sigma_range=(55.0, 0.0)), "sigma_range needs lowest <= highest; got 55 0"),
+        (Correlated(blur_range=(1.0, 0.5)), "blur_range needs lowest <= highest"),
+        (Gaussian(sigma=-5), "sigma can't be negative"),
+        (Gaussian(sigma=float("nan")), "sigma must be a finite number"),
+        (PoissonGaussian(gain=0.0), "gain must be above 0"),
+        (Camera(shot_range=(0.0, 0.01)), "shot_range must be above 0"),
+        (Photo(white=0.9, correlated=0.9), "white, correlated and camera are shares of one whole"),
+    ],
+)
+def test_numbers_outside_their_limits_are_refused(noise, message):
+    with refuses(message):
+        noise(KEY, _gray_card())
+
+
+@pytest.mark.parametrize("kind", NOISES)
+def test_pictures_that_are_none(kind):
+    noise = NOISES[kind]()
+    with refuses(r"takes \(B, H, W, C\) pictures; got shape \(8, 8, 3\)"):
+        noise(KEY, jnp.zeros((8, 8, 3)))
+    with refuses("floating-point numbers; got uint8"):
+        noise(KEY, np.zeros((1, 8, 8, 3), np.uint8))
+    noisy, _ = jax.eval_shape(noise, KEY, jnp.zeros((0, 32, 32, 3)))
+    assert noisy.shape == (0, 32, 32, 3)
+
+
+@pytest.mark.parametrize("side", [1, 2, 4, 9])
+def test_correlated_noise_keeps_its_level_on_small_maps(side):
+    noise = Correlated((25, 25), blur_range=(1, 1), chroma_blur_range=(1, 1), shared=0)
+    clean = jnp.full((4000, side, side + 1, 3), 0.5)
+    noisy, _ = noise(KEY, clean)
+    assert float(jnp.std(noisy - clean)) == pytest.approx(25 / 255, rel=0.03)
 
 
 def test_correlated_noise_keeps_its_level():
@@ -170,11 +207,28 @@ def test_the_mosaic_has_the_power_of_its_sites_at_every_edge(sides):
 
 
 def test_a_cameras_noise_has_gradients_at_black_and_white():
-    values = jnp.asarray([0.0, 1e-6, 0.5, 1 - 1e-6, 1.0])
+    values = jnp.asarray([0.0, 1e-9, 1e-8, 3e-8, 1e-6, 0.5, 1 - 1e-6, 1 - 6e-8, 1.0])
     slope = jax.grad(lambda x: to_linear(x).sum())(values)
     assert jnp.isfinite(slope).all()
-    assert slope[2] > 0.5
+    assert slope[5] > 0.5
     chex.assert_trees_all_close(from_linear(to_linear(values)), values, atol=2e-4)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_light_is_computed_in_float32(dtype):
+    values = jnp.asarray([1e-4, 1e-3, 0.1, 0.9], dtype)
+    light = to_linear(values)
+    assert light.dtype == dtype
+    exact = to_linear(values.astype(jnp.float32))
+    np.testing.assert_allclose(light.astype(jnp.float32), exact, rtol=4e-3)
+    slope = jax.grad(lambda x: to_linear(x).astype(jnp.float32).sum())(values)
+    assert jnp.isfinite(slope).all()
+
+
+@pytest.mark.parametrize("function", [to_linear, from_linear])
+def test_light_of_whole_numbers_is_refused(function):
+    with refuses("floating-point numbers; got uint8"):
+        function(np.full((4, 4, 3), 128, np.uint8))
 
 
 def test_what_a_camera_leaves_of_its_noise():

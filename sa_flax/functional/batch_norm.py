@@ -35,6 +35,8 @@ def batch_moments(x: Float[Array, "... C"]) -> tuple[Float[Array, " C"], Float[A
     Two passes about one value of the channel, as in `statistics.centred_and_variance`.
     """
     x = check_floating("batch_moments", x)
+    if x.size == 0:
+        raise ValueError(f"batch_moments: there is no mean of nothing; x has shape {x.shape}.")
     flat = widened(x.reshape(-1, x.shape[-1]))
     pivot = jax.lax.stop_gradient(flat[:1])
     shifted = flat - pivot

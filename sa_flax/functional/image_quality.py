@@ -105,9 +105,12 @@ def ssim(
       A number of at most 1 for each picture, in float32 (float64 for float64).
 
     Raises:
-      ValueError: for pictures smaller than the window, and where `psnr` raises it.
+      ValueError: for pictures smaller than the window, a window without width, and where `psnr`
+        raises it.
     """
     a, b, span = _compared(a, b, data_range)
+    if not sigma > 0:
+        raise ValueError(f"sigma, the width of SSIM's window, must be above 0; got {sigma}.")
     window = [float(weight) for weight in _gaussian_window(sigma, 3.5)]
     size = len(window)
     if min(a.shape[-3:-1]) < size:

@@ -4,6 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from sa_flax.functional.checks import check_floating
 from sa_flax.functional.statistics import statistics_dtype
 
 # ITU-T T.81, annex K: the quantisation tables for luminance and chrominance at quality 50.
@@ -60,10 +61,12 @@ def jpeg_compress(
       Pictures in [0, 1], whole multiples of 1/255.
 
     Raises:
-      ValueError: for another number of channels, or another subsampling.
+      ValueError: for another number of channels, another subsampling, and for pictures that are
+        not of floating-point numbers.
 
     ITU-T T.81 (1992); JFIF 1.02.
     """
+    x = check_floating("jpeg_compress", x, "the picture")
     if x.ndim != 4 or x.shape[-1] not in (1, 3):
         raise ValueError(f"JPEG holds (B, H, W, 1) or (B, H, W, 3) pictures; got {x.shape}.")
     if subsampling not in ("4:2:0", "4:4:4"):

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from sa_flax.functional.checks import check_floating
 from sa_flax.functional.statistics import widened
 
 Level = float | Float[Array, ""] | Float[Array, " B"]
@@ -41,6 +42,7 @@ def gaussian_noise(
       sigma: standard deviation in [0, 1] units; a number, or one for each picture.
       clip: clip the result to [0, 1].
     """
+    clean = check_floating("gaussian_noise", clean, "the picture")
     noisy = clean + _per_picture(sigma, clean, "sigma") * jax.random.normal(
         key, clean.shape, clean.dtype
     )
@@ -73,11 +75,13 @@ def poisson_gaussian_noise(
 
     Args:
       key: a JAX random key.
-      clean: pictures in [0, 1]; negative values count as no light.
+      clean: pictures in [0, 1]; negative values count as no light. The derivative with respect to
+        it is 0: photons are counted.
       gain: [0, 1] units per photon, > 0; a number, or one for each picture.
       read_noise: standard deviation of the read-out in [0, 1] units, likewise.
       clip: clip the result to [0, 1].
     """
+    clean = check_floating("poisson_gaussian_noise", clean, "the picture")
     shot_key, read_key = jax.random.split(key)
     light = widened(clean)  # float16 counts no more than 65,504 photons
     gain = _per_picture(gain, light, "gain")
@@ -130,7 +134,7 @@ def correlated_noise(
 
     White noise n is mixed, `n @ mixing.T`, and its mean over the channels and what differs from
     the mean are blurred, each by its own width, then scaled back to the standard deviation that
-    they had. (The scale is that of an endless field, so single pictures deviate by chance.)
+    they had: that of all such noise, from which single pictures deviate by chance.
 
     Args:
       key: a JAX random key.
@@ -142,6 +146,7 @@ def correlated_noise(
       chroma_blur: width of the blur of the differences from it, in pixels.
       clip: clip the result to [0, 1].
     """
+    clean = check_floating("correlated_noise", clean, "the picture")
     noise = jax.random.normal(key, clean.shape, clean.dtype)
     if mixing is not None:
         noise = jnp.einsum("bhwc,bdc->bhwd", noise, mixing.astype(noise.dtype))
@@ -154,8 +159,15 @@ def correlated_noise(
 
 def _blur_keeping_power(noise: Float[Array, "B H W C"], sigma: Level) -> Float[Array, "B H W C"]:
     weights = _blur_weights(sigma, noise, 4)
-    power = jnp.square(weights[0]) + 2 * sum(jnp.square(w) for w in weights[1:])
-    return blur(noise, sigma) / power  # one axis leaves sqrt(power) of the deviation
+
+    def power(size: int) -> jax.Array:
+        """What is left of the variance along an axis, which is periodic."""
+        around = [jnp.zeros_like(weights[0])] * min(size, 9)
+        for shift in range(-4, 5):
+            around[shift % len(around)] += weights[abs(shift)]
+        return jnp.sum(jnp.square(jnp.stack(around)), axis=0)
+
+    return blur(noise, sigma) / jnp.sqrt(power(noise.shape[1]) * power(noise.shape[2]))
 
 
 def to_linear(x: Float[Array, "... C"]) -> Float[Array, "... C"]:
@@ -164,15 +176,18 @@ def to_linear(x: Float[Array, "... C"]) -> Float[Array, "... C"]:
     The contrast curve is taken for `3 x^2 - 2 x^3` and the gamma for 2.2. `from_linear` is its
     inverse. Brooks et al., "Unprocessing images for learned raw denoising", CVPR 2019.
     """
-    x = jnp.clip(x, 0, 1)
-    # At the ends the arcsine has no slope: 0 and 1 are what they become, and count as constant.
-    inside = (x > 0) & (x < 1)
+    given = check_floating("to_linear", x, "the picture")
+    x = jnp.clip(widened(given), 0, 1)
+    # At the ends the arcsine has no slope: 0 and 1 are what they become, and count as constant, and
+    # so does what is so near to them that it makes no difference.
+    inside = jnp.abs(1 - 2 * x) < 1
     light = (0.5 - jnp.sin(jnp.arcsin(1 - 2 * jnp.where(inside, x, 0.5)) / 3)) ** 2.2
-    return jnp.where(inside, light, jax.lax.stop_gradient(x))
+    return jnp.where(inside, light, jax.lax.stop_gradient(jnp.round(x))).astype(given.dtype)
 
 
 def from_linear(light: Float[Array, "... C"]) -> Float[Array, "... C"]:
     """Linear light in [0, 1] (what is outside is clipped) as a camera shows it: see `to_linear`."""
+    light = check_floating("from_linear", light, "the light")
     x = jnp.clip(widened(light), 1e-8, 1) ** (1 / 2.2)  # 1e-8 is 0 in float16
     return (3 * x**2 - 2 * x**3).astype(light.dtype)
 
@@ -220,6 +235,7 @@ def camera_noise(
 
     Brooks et al., CVPR 2019; Foi et al., IEEE TIP 17(10), 2008.
     """
+    clean = check_floating("camera_noise", clean, "the picture")
     batch, _, _, channels = clean.shape
     gain = jnp.ones((batch, channels)) if white_balance is None else white_balance
     gain = gain.astype(clean.dtype)[:, None, None, :]

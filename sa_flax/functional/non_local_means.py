@@ -56,7 +56,7 @@ def non_local_means(
 
     Raises:
       ValueError: for pictures that are not (..., H, W, C) of floating-point numbers (C = 1 where
-        they are gray), or patches or distances that are not positive.
+        they are gray), or patches, distances or h that are not positive.
 
     Buades, Coll and Morel, "A non-local algorithm for image denoising", CVPR 2005.
     """
@@ -68,7 +68,10 @@ def non_local_means(
             f"patch_distance must be at least 1 pixel, or None for the whole picture; got "
             f"{patch_distance}."
         )
+    if isinstance(h, float | int | np.ndarray | np.generic) and not np.all(np.asarray(h) > 0):
+        raise ValueError(f"h, how unlike patches may be, must be above 0; got {h}.")
     wide = x.astype(statistics_dtype(x.dtype))
+    h, sigma = (jnp.asarray(value, wide.dtype) for value in (h, sigma))
     taps = _gaussian_taps(patch_size)
     if patch_distance is None:
         return _whole_picture(wide, taps, h, sigma).astype(x.dtype)

@@ -51,7 +51,7 @@ class Denoiser:
       picture where that fits into `memory` at once, exactly. Of a larger one they are taken in a
       first pass over sixteen parts spread over it, as much as one tile, and hold for all tiles:
       estimates of the whole's, but the same everywhere.
-    - With a `window` statistics are of the window, and tiles overlap by it: exactly.
+    - With a `window` tiles overlap by it: exactly.
     - Attention between all positions (non_local, self_attention, danet) sees the whole picture
       where that fits into `memory` at once, else the tile alone, and tiles are faded into each
       other.
@@ -74,10 +74,11 @@ class Denoiser:
 
     Args:
       model: a network that maps noisy (B, H, W, C) in [0, 1] to clean, with the attribute
-        `channels`. It is used in evaluation mode.
+        `channels`. It is used in evaluation mode, and its parameters are shared: what is trained on
+        changes here too, unless it is split over devices. A snapshot is `nnx.clone(model)`.
       window: (height, width) in pixels that attention's statistics are taken over, around each
-        pixel; None for the whole picture. For pictures much larger than the training crops; one
-        and a half times the crop is a good start. See `AttentionUNet.with_window`.
+        pixel; None for the whole picture. For pictures much larger than the training crops: see
+        `AttentionUNet.with_window`.
       devices: split the rows of every picture over this many of this process's devices, for
         pictures too large for one. Rows at the edges are exchanged and attention's sums taken over
         all devices, so the result is the same. Where the height is no multiple of `devices` (times
@@ -110,6 +111,7 @@ class Denoiser:
             if not hasattr(model, "with_window"):
                 raise TypeError(f"{type(model).__name__} has no statistics to take over a window.")
             model = model.with_window(window)
+        model = nnx.clone(model, variables=False)  # the caller's may be in training mode
         model.eval()
         self.channels = channels
         self.takes_noise_level: bool = getattr(model, "noise_level", False)

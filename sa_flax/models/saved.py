@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
@@ -25,7 +26,7 @@ from sa_flax.files import cache_folder, write_whole
 from sa_flax.limits import LARGEST_CHECKPOINT
 from sa_flax.models.registry import create_model
 from sa_flax.models.weight_files import read_safetensors
-from sa_flax.remote import Remote, is_address
+from sa_flax.remote import Remote, check_path, is_address
 
 CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
 # The saved networks in the directory of a run: the newest, and the best on its validation pictures.
@@ -82,10 +83,11 @@ def save_pretrained(
 
     Raises:
       InputError: where `config` does not build this network, or is not JSON, where a file is in
-        the place of the directory, or that is a training run's, and for numbers that are not
-        finite in `dtype`, or a `dtype` that can't be read back. What is there stays as it was.
+        the place of the directory, or that is a training run's or an address, and for numbers that
+        are not finite in `dtype`, or a `dtype` that can't be read back. What is there stays.
       StorageError: where the directory can't be written.
     """
+    check_path(directory, "save_pretrained")
     abstract = _build(config, "config")
     leaves = {path: leaf.get_value() for path, leaf in model_leaves(model).items()}
     described = {path: leaf.get_value().shape for path, leaf in model_leaves(abstract).items()}
@@ -252,8 +254,12 @@ def _build(config: Mapping[str, Any], origin: str, *, dtype: Any = None) -> nnx.
         ) from error
 
 
-def _plain(value: Any) -> str:
-    """The name of a dtype, for JSON, which has none."""
+def _plain(value: Any) -> Any:
+    """What JSON has no form of: numbers of NumPy and JAX, and dtypes, by their names."""
+    if isinstance(value, np.generic | np.ndarray | jax.Array):
+        if np.ndim(value) > 0:
+            raise TypeError("an array is no number, text, list or mapping")
+        return np.asarray(value).item()
     try:
         return jnp.dtype(value).name
     except TypeError:

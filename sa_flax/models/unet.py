@@ -6,10 +6,11 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float
 
-from sa_flax.functional.checks import check_floating
+from sa_flax.functional.checks import check_floating, is_whole
 from sa_flax.functional.initializers import variance_scaling
 from sa_flax.functional.layout import is_over_explicit_axes, over_mesh
 from sa_flax.functional.statistics import WindowLike, check_window, statistics_dtype
@@ -40,22 +41,43 @@ def pad_to_multiple(x: Float[Array, "B H W C"], multiple: int) -> Float[Array, "
     return x
 
 
-def _check_size(name: str, value: int, most: int) -> None:
+def _check_size(name: str, value: int, most: int) -> int:
+    if not is_whole(value):
+        raise ValueError(f"{name} must be a whole number; got {value!r}.")
     if value < 1:
         raise ValueError(f"{name} must be at least 1; got {value}.")
     if value > most:
         raise ValueError(f"{name} can't be more than {most}; got {value}.")
+    return int(value)
 
 
-def _check_sizes(name: str, values: Sequence[int], levels: int, most: int) -> list[int]:
+def _check_sizes(name: str, values: Any, levels: int, most: int) -> list[int]:
+    values = list(values) if np.iterable(values) else [values]
     if len(values) != levels:
         raise ValueError(
-            f"{name} must be one number, or one for each of the {levels} levels; got "
-            f"{list(values)}."
+            f"{name} must be one number, or one for each of the {levels} levels; got {values}."
         )
-    for value in values:
-        _check_size(name, value, most)
-    return list(values)
+    return [_check_size(name, value, most) for value in values]
+
+
+def _recomputed(block: Any, x: jax.Array) -> jax.Array:
+    """`block(x)`, computed a second time in the backward pass instead of kept.
+
+    As a function of arrays: `nnx.remat` would not let `jax.grad` or `jax.jit` close over the
+    network.
+    """
+    graphdef, params, *others = nnx.split(block, nnx.Param, ...)
+    rest = others[0]
+
+    @jax.checkpoint
+    def apply(params: Any, rest: Any, x: jax.Array) -> Any:
+        block = nnx.merge(graphdef, params, rest, copy=True)
+        return block(x), nnx.state(block, nnx.Not(nnx.Param))
+
+    y, rest = apply(params, rest, x)
+    if jax.tree.leaves(rest):  # of an attention of the user's own
+        nnx.update(block, rest)
+    return y
 
 
 class AttentionUNet(nnx.Module):
@@ -121,13 +143,13 @@ class AttentionUNet(nnx.Module):
         param_dtype: Dtype = jnp.float32,
         rngs: nnx.Rngs,
     ):
-        _check_size("channels", channels, 2**16)
-        _check_size("levels", levels, 12)  # pictures are padded to multiples of 2048 then
-        if isinstance(width, int):
-            width = [width * 2**level for level in range(levels)]
+        channels = _check_size("channels", channels, 2**16)
+        levels = _check_size("levels", levels, 12)  # pictures are padded to multiples of 2048 then
+        if is_whole(width):
+            width = [int(width) * 2**level for level in range(levels)]  # type: ignore[arg-type]
         widths = _check_sizes("width", width, levels, 2**16)
-        if isinstance(blocks, int):
-            blocks = [blocks] * levels
+        if is_whole(blocks):
+            blocks = [blocks] * levels  # type: ignore[list-item]
         counts = _check_sizes("blocks", blocks, levels, 256)
         kinds = kinds_by_place(attention, attention_options, attend=attend, levels=levels)
         self.channels, self.levels, self.noise_level = channels, levels, noise_level
@@ -263,9 +285,8 @@ class AttentionUNet(nnx.Module):
     def _through(
         self, place: str, stack: nnx.Sequential, x: jax.Array, look: _Look | None
     ) -> jax.Array:
-        apply: Any = nnx.remat(ResidualBlock.__call__) if self.remat else ResidualBlock.__call__
         for number, block in enumerate(stack.layers):
-            y = apply(block, x)
+            y = _recomputed(block, x) if self.remat else block(x)
             if look is not None:
                 look(f"{place}.{number}", block, x, y)
             x = y

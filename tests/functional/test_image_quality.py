@@ -53,6 +53,9 @@ def test_errors_say_what_is_needed():
         psnr(jnp.zeros((4, 4, 1)), jnp.zeros((4, 5, 1)))
     with refuses("at least 11 x 11"):
         ssim(jnp.zeros((8, 8, 1)), jnp.zeros((8, 8, 1)))
+    for sigma in (0.0, -1.0):
+        with refuses("sigma, .* must be above 0"):
+            ssim(jnp.zeros((20, 20, 1)), jnp.zeros((20, 20, 1)), sigma=sigma)
 
 
 EIGHT_BITS = {"uint8": 255, "uint16": 65535}

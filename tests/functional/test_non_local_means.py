@@ -147,6 +147,8 @@ def test_it_denoises_and_can_be_tuned_by_gradient():
         (np.zeros((4, 4), np.float32), {}, r"\(\.\.\., H, W, C\).*got shape \(4, 4\)"),
         (np.zeros((4, 4, 1), np.float32), {"patch_size": 0}, "patch_size must be .* got 0"),
         (np.zeros((4, 4, 1), np.float32), {"patch_distance": 0}, "patch_distance .* got 0"),
+        (np.zeros((4, 4, 1), np.float32), {"h": 0.0}, "h, .* must be above 0; got 0.0"),
+        (np.zeros((4, 4, 1), np.float32), {"h": -0.1, "patch_distance": None}, "above 0; got -0.1"),
     ],
 )
 def test_wrong_requests_are_explained(x, options, message):

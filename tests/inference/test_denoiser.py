@@ -201,6 +201,20 @@ def test_a_directory_without_a_network(tmp_path):
         sa_flax.Denoiser.from_pretrained(tmp_path)
 
 
+def test_a_model_in_training_stays_so_and_shares_what_it_learns():
+    model = sa_flax.create_model("dncnn", channels=1, depth=4, width=4, rngs=nnx.Rngs(0))
+    model.train()
+    denoiser = sa_flax.Denoiser(model)
+    snapshot = sa_flax.Denoiser(nnx.clone(model))
+    noisy = np.random.default_rng(0).random((9, 7)).astype(np.float32)
+    before, mean = denoiser(noisy), model.norms[0].mean[...]
+    model(jnp.asarray(noisy)[None, ..., None])
+    assert np.abs(model.norms[0].mean[...] - mean).max() > 0, "batch norm still learns"
+    model.convs[0].kernel[...] = 0 * model.convs[0].kernel[...]
+    assert np.abs(denoiser(noisy) - before).max() > 0
+    np.testing.assert_array_equal(snapshot(noisy), before)
+
+
 def test_a_window(run_directory):
     noisy = np.random.default_rng(0).random((40, 40, 3)).astype(np.float32)
     whole = sa_flax.Denoiser.from_pretrained(run_directory)(noisy)

@@ -20,6 +20,7 @@ from sa_flax.models.saved import (
     model_leaves,
     save_pretrained,
 )
+from tests.annotations import unchecked
 from tests.torch_reference.weights import drawn_model
 
 OPTIONS = {"depth": 4, "width": 4}
@@ -95,6 +96,37 @@ def test_options_that_json_has_no_types_for(tmp_path, options, noted):
     assert noted.items() <= config["options"].items()
     noisy = jnp.ones((1, 12, 12, 3))
     np.testing.assert_array_equal(again(noisy), model(noisy))
+
+
+def test_options_that_are_numbers_of_numpy(tmp_path):
+    options = {"channels": np.int64(3), "width": np.int64(4), "levels": 2, "blocks": np.int32(1)}
+    options["noise_level"] = np.bool_(False)
+    config = {"model": "attention_unet", "options": options}
+    with unchecked():
+        model = drawn_model("attention_unet", **options)
+        save_pretrained(model, tmp_path, config=config)
+    again, config = from_pretrained(tmp_path)
+    _assert_same(again, model)
+    assert config["options"] == {
+        "channels": 3,
+        "width": 4,
+        "levels": 2,
+        "blocks": 1,
+        "noise_level": False,
+    }
+
+
+@pytest.mark.parametrize("number", [np.float32(31.5), jnp.float32(31.5), np.array(31.5)])
+def test_numbers_of_arrays_are_noted_as_numbers(tmp_path, number):
+    model = drawn_model("dncnn", **OPTIONS)
+    save_pretrained(model, tmp_path, config=CONFIG | {"psnr": number, "step": np.int64(7)})
+    _, config = from_pretrained(tmp_path)
+    assert (config["psnr"], config["step"]) == (31.5, 7)
+
+
+def test_an_address_is_no_directory():
+    with pytest.raises(InputError, match="folder of this machine; got the address gs://bucket/net"):
+        save_pretrained(drawn_model("dncnn", **OPTIONS), "gs://bucket/net", config=CONFIG)
 
 
 def test_the_dtype_of_the_computation_is_ones_own_choice(saved):
@@ -185,6 +217,8 @@ def test_saving_again_replaces(saved):
         ({"model": "dncn", "options": {}}, "Did you mean 'dncnn'"),
         ({"options": OPTIONS}, "list_models"),
         (CONFIG | {"when": object()}, "JSON"),
+        (CONFIG | {"psnr": np.ones(2)}, "JSON: an array is no number"),
+        (CONFIG | {"psnr": np.float32("nan")}, "JSON"),
     ],
 )
 def test_configs_that_do_not_fit_are_not_written(tmp_path, config, match):

@@ -11,7 +11,7 @@ from flax import nnx
 import sa_flax
 from sa_flax.models.unet import pad_to_multiple
 from sa_flax.modules import ShuffleAttention
-from tests.annotations import refuses
+from tests.annotations import refuses, unchecked
 
 
 def small(**options) -> nnx.Module:
@@ -216,6 +216,57 @@ def test_remat_keeps_less_and_gives_the_same():
     kept_with_remat, *remat = of(True)
     assert kept_with_remat < 0.8 * kept
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), plain, remat)
+
+
+def test_a_network_with_remat_can_be_closed_over():
+    """And is as it was after that, whatever transformed it."""
+    model = small(channels=1, levels=2, remat=True)
+    plain = small(channels=1, levels=2)
+    x = jax.random.uniform(jax.random.key(0), (1, 8, 8, 1))
+
+    def slope(network):
+        return jax.grad(lambda x: jnp.sum(jnp.square(network(x))))(x)
+
+    for transformed in (lambda f: jax.jit(f)(x), slope, lambda f: nnx.jit(slope)(f)):
+        np.testing.assert_allclose(transformed(model), transformed(plain), atol=1e-5)
+    np.testing.assert_allclose(model(x), plain(x), atol=1e-6)
+    batches = jax.vmap(model)(jnp.stack([x, x]))
+    np.testing.assert_allclose(batches[1], plain(x), atol=1e-6)
+
+
+class Counting(nnx.Module):
+    """An attention that remembers how often it was called."""
+
+    def __init__(self, features, *, rngs, param_dtype):
+        self.calls = nnx.BatchStat(jnp.zeros((), jnp.int32))
+
+    def __call__(self, x):
+        self.calls[...] = self.calls[...] + 1
+        return x
+
+
+def test_remat_keeps_what_an_attention_of_ones_own_remembers():
+    model = small(channels=1, levels=2, remat=True, attention=Counting)
+    x = jnp.ones((1, 8, 8, 1))
+    nnx.jit(lambda model, x: model(x))(model, x)
+    nnx.grad(lambda model: jnp.sum(model(x)))(model)
+    assert int(model.decoder[0].layers[0].attention.calls[...]) == 2
+
+
+@pytest.mark.parametrize(("width", "blocks"), [(np.int64(4), np.int32(1)), (4, [np.int64(1)] * 2)])
+def test_numpy_integers_are_sizes(width, blocks):
+    with unchecked():
+        model = sa_flax.AttentionUNet(
+            channels=np.int64(1), levels=2, width=width, blocks=blocks, rngs=nnx.Rngs(0)
+        )
+    assert sa_flax.Denoiser(model)(np.zeros((8, 8), np.uint8)).shape == (8, 8)
+
+
+def test_sizes_that_are_no_whole_numbers():
+    with refuses(r"width must be a whole number; got 4.0"):
+        sa_flax.AttentionUNet(channels=1, levels=1, width=[4.0], rngs=nnx.Rngs(0))
+    with refuses(r"blocks must be one number, or one for each of the 2 levels"):
+        sa_flax.AttentionUNet(channels=1, levels=2, blocks=1.5, rngs=nnx.Rngs(0))
 
 
 @pytest.mark.skipif(jax.device_count() < 8, reason="needs eight devices")

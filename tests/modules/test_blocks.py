@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from sa_flax.functional.batch_norm import batch_moments
 from sa_flax.functional.canvas import Canvas, blank_outside, on_canvas
 from sa_flax.modules import Downsample, ResidualBlock, Upsample
 from sa_flax.modules.batch_norm import BatchNorm
@@ -151,3 +152,8 @@ def test_a_convolution_on_a_canvas_sees_nothing_beyond_the_picture(valid, factor
     np.testing.assert_allclose(
         y[:, :height, :width], conv(x[:, :height, :width]), rtol=1e-5, atol=1e-5
     )
+
+
+def test_an_empty_batch_has_no_moments():
+    with refuses(r"no mean of nothing; x has shape \(0, 4, 4, 2\)"):
+        batch_moments(jnp.zeros((0, 4, 4, 2)))
