@@ -32,6 +32,14 @@ def channel_means(x: np.ndarray) -> np.ndarray:
     return total
 
 
+def has_two_values(x: np.ndarray) -> bool:
+    """Whether each channel of (H, W, C) has two values at most: a drawing, or in halftone."""
+    for part in (x[:1], x):  # the first row says it of most pictures
+        if not np.all((part == part.min((0, 1))) | (part == part.max((0, 1)))):
+            return False
+    return True
+
+
 def block_means(x: np.ndarray, side: int) -> np.ndarray:
     """Means over blocks of side x side (less where x is smaller): (n, C) of (H, W, C)."""
     high, wide = (min(side, length) for length in x.shape[:2])

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from sa_flax.inference import clipping
-from sa_flax.inference.box import block_means, box_means, channel_means
+from sa_flax.inference.box import block_means, box_means, channel_means, has_two_values
 
 # How far `texture` looks: a wavelet of 2 pixels, and means over the wider windows, taken twice.
 _WIDTHS = (5, 11)
@@ -136,7 +136,8 @@ class Removed:
     Of the blocks of a picture, those of like brightness are expected to have like noise, of
     whatever level, colour and grain. Most of them are smooth enough to have lost nothing else, so
     the median over them of the power that was removed is the noise's; but where it is far above
-    what some of them have lost, or dark places, it is texture's.
+    what some of them have lost, or dark places, it is texture's. All is in a picture of two values,
+    which no noise leaves: drawn, or printed in halftone.
 
     Attributes:
       power: for the fine and the coarse band, (1024, C): mean square at a brightness from 0 to 1.
@@ -150,6 +151,9 @@ class Removed:
     @classmethod
     def of(cls, pairs: Sequence[tuple[np.ndarray, np.ndarray]]) -> "Removed":
         """From one or more parts of a picture, each (noisy, clean), (H, W, C)."""
+        if all(has_two_values(noisy) for noisy, _ in pairs):  # no noise leaves that
+            nothing = np.zeros((_STEPS, pairs[0][0].shape[-1]), np.float32)
+            return cls((nothing, nothing), np.ones((_STEPS, 1), np.float32))
         measured = [_bands(noisy, clean) for noisy, clean in pairs]
 
         def over_blocks(parts: Iterable[np.ndarray], side: int) -> np.ndarray:

@@ -23,6 +23,8 @@ from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 
+from sa_flax.inference.box import has_two_values
+
 Pair = tuple[np.ndarray, np.ndarray]
 
 # Side of the parts that a specialist is tried on, and how many at most.
@@ -98,13 +100,13 @@ def looks_white(pairs: Sequence[Pair]) -> bool:
 
     That is: the medians over blocks of the correlations at the lags (0, 1), (1, 0), (1, 1), (0, 2)
     and (2, 0) in each channel, and between any two channels, are small. False for noise that is
-    faint or depends much on brightness, and where nearly everything is clipped.
+    faint or depends much on brightness, and where nearly everything is clipped or has two values.
 
     Args:
       pairs: (noisy, clean), each (H, W, C) in [0, 1].
     """
     noisy, clean = _clear(pairs)
-    if len(noisy) < _LEAST:
+    if len(noisy) < _LEAST or all(has_two_values(x) for x, _ in pairs):
         return False
     removed = noisy - clean
     power, light = _power(removed), clean.mean(axis=(1, 2, 3))

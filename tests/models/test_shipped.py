@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from PIL import Image
 
 import sa_flax
 from sa_flax.data import PHOTOGRAPHS
@@ -95,6 +96,20 @@ def test_a_clean_picture_stays_as_it_is(number, least):
     picture = _crops(3)[number]
     error = (denoiser(picture).astype(float) - picture) / 255
     assert np.mean(error**2) < 10 ** (-least / 10)
+
+
+@pytest.mark.parametrize("ink", [(0, 0, 0), (40, 60, 120)])
+def test_pictures_of_two_values_stay_as_they_are(ink):
+    """Dots are no noise, whatever network takes them for it: dithered, in squares, all in one."""
+    picture = Image.open(PHOTOGRAPHS / "budgie-roman-colosseum.jpg").resize((240, 180))
+    diffused = np.asarray(picture.convert("1"))
+    squares = np.indices((180, 240)).sum(0) % 2 == 1
+    random = np.random.default_rng(0).random((180, 240)) < 0.5
+    denoiser = sa_flax.Denoiser.from_pretrained("photo")
+    for dots in (diffused, squares, random, np.ones((40, 40), bool)):
+        printed = np.where(dots[..., None], 235, np.array(ink)).astype(np.uint8)
+        np.testing.assert_array_equal(denoiser(printed), printed)
+        np.testing.assert_array_equal(denoiser(printed[..., 0]), printed[..., 0])
 
 
 def test_faint_noise_of_a_camera_is_no_harm():
