@@ -166,6 +166,12 @@ def from_pretrained(
       InputError: where its files are damaged or don't fit each other; everything that does not fit
         is listed.
     """
+    try:
+        floating = jnp.issubdtype(dtype, jnp.floating)
+    except TypeError:
+        floating = False
+    if not floating:
+        raise InputError(f"networks compute in floating-point numbers; got dtype {dtype!r}.")
     directory = _find(os.fspath(name), revision)
     config = _read_config(directory / CONFIG)
     model = _build(config, str(directory / CONFIG), dtype=dtype)

@@ -145,6 +145,13 @@ def test_the_dtype_of_the_computation_is_ones_own_choice(saved):
     np.testing.assert_array_equal(denoised.apply(denoised.params, x), rounded)
 
 
+@pytest.mark.parametrize("dtype", ["int8", "bfloat17", jnp.int32])
+def test_a_computation_in_no_floating_point_is_refused(saved, dtype):
+    _, directory = saved
+    with pytest.raises(InputError, match="networks compute in floating-point numbers; got dtype"):
+        from_pretrained(directory, dtype=dtype)
+
+
 def test_an_attention_of_ones_own_is_not_written(tmp_path):
     def own(features, *, rngs, param_dtype):
         return lambda x: x
