@@ -149,7 +149,7 @@ def test_before_anything_is_at_hand_it_ends_at_once(pictures, run_directory, num
     time.sleep(moment)
     process.send_signal(number)
     _, err = process.communicate(timeout=300)
-    if moment < 0.3 and process.returncode == -number:
+    if moment < 0.3 and (process.returncode == -number or "import runpy module" in err):
         return  # Python itself was still starting
     assert process.returncode == 128 + number, err
     assert "Traceback" not in err or moment < 0.3

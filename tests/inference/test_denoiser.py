@@ -219,7 +219,7 @@ def test_a_window(run_directory):
     noisy = np.random.default_rng(0).random((40, 40, 3)).astype(np.float32)
     whole = sa_flax.Denoiser.from_pretrained(run_directory)(noisy)
     covering = sa_flax.Denoiser.from_pretrained(run_directory, window=(40, 40))(noisy)
-    np.testing.assert_array_equal(covering, whole)
+    np.testing.assert_allclose(covering, whole, atol=2e-7)  # on a canvas of another size
     small = sa_flax.Denoiser.from_pretrained(run_directory, window=(8, 8))(noisy)
     # Fresh gates depend on no statistics (their weights are 0): the same, by another computation.
     np.testing.assert_allclose(small, whole, atol=1e-5)
