@@ -28,6 +28,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from benchmarks.printed import scanned
 from benchmarks.raw import through_raw
 from sa_flax.pictures import read_rgb8
 from sa_flax.xla_flags import tune_cpu
@@ -49,8 +50,8 @@ class Case:
 
 def cases_of(files: list[Path], kind: str, channels: int) -> Iterator[Case]:
     """Each picture with its noise: "sigma 25", "shared 25", "blurred 25", "jpeg 25", "clipped 25",
-    "clean", "camera", "resized 0.75" (a camera's, and resized by that since), "raw 0.001" (see
-    benchmarks.raw; its mosaic is in the clean partner, too)."""
+    "clean", "camera", "resized 0.75" (a camera's, and resized by that since), "raw 0.001" and
+    "printed 5" (see benchmarks.raw and .printed; mosaic and dots are in the clean partner, too)."""
     import jax
 
     from sa_flax.functional.jpeg import jpeg_compress
@@ -58,7 +59,8 @@ def cases_of(files: list[Path], kind: str, channels: int) -> Iterator[Case]:
     from sa_flax.noise import Camera, Correlated, Gaussian
 
     name, _, level = kind.partition(" ")
-    sigma = 0.0 if name in ("resized", "raw") else float(level or 0)
+    made = {"raw": through_raw, "printed": scanned}.get(name)
+    sigma = 0.0 if name == "resized" or made else float(level or 0)
     noise = {
         "shared": Correlated((sigma, sigma), (0, 0), (0, 0), shared=1),
         "blurred": Correlated((sigma, sigma), (0.8, 0.8), (0.8, 0.8), shared=0),
@@ -77,8 +79,8 @@ def cases_of(files: list[Path], kind: str, channels: int) -> Iterator[Case]:
         if name == "clean":
             yield Case(clean, clean)
             continue
-        if name == "raw":
-            yield Case(*through_raw(clean, float(level), index))
+        if made:
+            yield Case(*made(clean, float(level), index))
             continue
         noisy, told = noisy_version(clean, noise, seed=0, index=index)
         if name == "jpeg":
@@ -138,7 +140,8 @@ def sets(data: Path | None) -> dict[str, Callable[[], Iterator[Case]]]:
     levels = ("sigma 15", "sigma 25", "sigma 50")
     people = ("shared 25", "blurred 25", "jpeg 25", "clipped 25", "resized 0.75", "camera", "clean")
     raw = ("raw 0.0001", "raw 0.001", "raw 0.01")
-    found["photographs"] = (bundled, 3, (*levels, *raw, *people))
+    printed = ("printed 3.5", "printed 5", "printed 8")
+    found["photographs"] = (bundled, 3, (*levels, *raw, *printed, *people))
     found["photographs-gray"] = (bundled, 1, ("sigma 25", "clean"))
     if data is not None:
         ids = data / "bsds500" / "cbsd68_ids.txt"
