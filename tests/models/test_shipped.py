@@ -9,7 +9,10 @@ import pytest
 from PIL import Image
 
 import sa_flax
+from benchmarks.printed import scanned
+from benchmarks.raw import through_raw
 from sa_flax.data import PHOTOGRAPHS
+from sa_flax.functional import psnr
 from sa_flax.functional.jpeg import jpeg_compress
 from sa_flax.inference.evaluate import evaluate, noises_of
 from sa_flax.models.saved import CARD, shipped_directory
@@ -110,6 +113,16 @@ def test_pictures_of_two_values_stay_as_they_are(ink):
         printed = np.where(dots[..., None], 235, np.array(ink)).astype(np.uint8)
         np.testing.assert_array_equal(denoiser(printed), printed)
         np.testing.assert_array_equal(denoiser(printed[..., 0]), printed[..., 0])
+
+
+def test_printed_dots_and_what_a_mosaic_leaves_are_no_noise():
+    denoiser = sa_flax.Denoiser.from_pretrained("photo")
+    for index, crop in enumerate(_crops(3)):
+        clean = crop.astype(np.float32) / 255
+        for made, level, least in ((scanned, 5.0, -0.1), (through_raw, 1e-3, 1.0)):
+            noisy, reference = made(clean, level, index)
+            gain = float(psnr(denoiser(noisy), reference) - psnr(noisy, reference))
+            assert gain > least, made.__name__
 
 
 def test_faint_noise_of_a_camera_is_no_harm():
