@@ -67,8 +67,7 @@ class Denoiser:
     "specialists" (`photo`: `color` and `gray`) hands pictures whose noise turns out to be white to
     those, which know it better (see `sa_flax.inference.specialists`); the attribute `specialists`
     has their names by the number of channels, and with {} it keeps all pictures to itself. The
-    attribute `dtype` is what `from_pretrained` was told to compute in, None for what the network
-    was saved with.
+    attribute `dtype` is what `from_pretrained` was told to compute in, or None.
 
     For `jax.jit`, `jax.vmap` and gradients, and without clipping, see `apply`.
 
