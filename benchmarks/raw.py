@@ -1,8 +1,8 @@
 """Pictures as a raw file holds them, and developed: what is met in a camera's own pictures.
 
 The mosaic changes the picture itself, not its noise alone: zippers and false colours stand in the
-clean partner too, and a denoiser that takes them for noise does harm. Nothing of this is shared
-with what the networks were trained on.
+clean partner too, and a denoiser that takes them for noise does harm. Lens, colours,
+interpolation and curve are not those of the tiles that `photo` was trained on.
 """
 
 import numpy as np

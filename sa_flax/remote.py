@@ -28,12 +28,12 @@ def is_address(name: str | os.PathLike[str]) -> bool:
     return _ADDRESS.match(os.fspath(name)) is not None
 
 
-def check_path(name: str | os.PathLike[str], what: str) -> None:
+def check_path(name: str | os.PathLike[str], what: str = "") -> None:
     """Raises InputError for an address where only a file or folder of this machine will do."""
     if is_address(name):
         raise InputError(
-            f"{what} takes a file or folder of this machine; got the address {os.fspath(name)}. "
-            "Copy between the two by the store's own program."
+            f"{what} needs a file or folder of this machine; got the address {os.fspath(name)}. "
+            "Copy between the two by the store's own program.".lstrip()
         )
 
 
@@ -100,13 +100,11 @@ class Remote:
             except FileNotFoundError:
                 return True
         kinds = {
-            entry["name"].rstrip("/").removeprefix(self._root).strip("/"): entry["type"]
-            for entry in found
+            e["name"].rstrip("/").removeprefix(self._root).strip("/"): e["type"] for e in found
         }
-        seen = {name: kind for name, kind in kinds.items() if name and not name.startswith(".")}
-        if "file" in seen.values():
-            return False
-        return not seen or not any(name.split("/")[0] in seen for name in self.list())
+        seen = {kind for name, kind in kinds.items() if name and not name.startswith(".")}
+        # All is listed only where there are none but folders: it may be much.
+        return "file" not in seen and all(name.startswith(".") for name in self.list())
 
     def read(self, name: str) -> bytes | None:
         """A file's content; None where there is no such file."""

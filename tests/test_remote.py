@@ -15,7 +15,9 @@ ADDRESS = "memory://bucket/run"
 
 @pytest.fixture(autouse=True)
 def empty_store() -> None:
-    fsspec.filesystem("memory").store.clear()
+    store = fsspec.filesystem("memory")
+    store.store.clear()
+    store.pseudo_dirs[:] = [""]
 
 
 def test_a_place_that_holds_empty_folders_is_empty():

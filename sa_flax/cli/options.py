@@ -15,7 +15,7 @@ from typing import NoReturn
 
 from sa_flax.errors import InputError, nearest
 from sa_flax.limits import check_level, check_seed
-from sa_flax.remote import is_address
+from sa_flax.remote import check_path
 
 _MISSING = {
     "--output": "say where {what} shall go: --output {metavar}",
@@ -158,11 +158,10 @@ def place(text: str) -> Path:
     """A file or folder, as `type=` of an option. Nothing at all would be the current folder."""
     if not text.strip():
         raise argparse.ArgumentTypeError("needs the name of a file or folder; got nothing")
-    if is_address(text):
-        raise argparse.ArgumentTypeError(
-            f"needs a file or folder of this machine; got the address {text}: copy it here, or "
-            "copy results there, by the store's own program"
-        )
+    try:
+        check_path(text)
+    except InputError as error:
+        raise argparse.ArgumentTypeError(str(error).rstrip(".")) from error
     return Path(text)
 
 

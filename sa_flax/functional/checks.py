@@ -1,7 +1,7 @@
 """Checks that maps, sizes and parameters fit: what was given, what is allowed, what to do."""
 
 import operator
-from typing import Any
+from typing import Any, TypeGuard
 
 import jax
 import jax.numpy as jnp
@@ -104,7 +104,7 @@ def check_odd(kind: str, size: int) -> None:
         )
 
 
-def is_whole(number: Any) -> bool:
+def is_whole(number: Any) -> TypeGuard[int]:
     """Whether it is an integer, Python's or NumPy's, and no bool."""
     return isinstance(number, int | np.integer) and not isinstance(number, bool)
 

@@ -146,10 +146,10 @@ class AttentionUNet(nnx.Module):
         channels = _check_size("channels", channels, 2**16)
         levels = _check_size("levels", levels, 12)  # pictures are padded to multiples of 2048 then
         if is_whole(width):
-            width = [int(width) * 2**level for level in range(levels)]  # type: ignore[arg-type]
+            width = [int(width) * 2**level for level in range(levels)]
         widths = _check_sizes("width", width, levels, 2**16)
         if is_whole(blocks):
-            blocks = [blocks] * levels  # type: ignore[list-item]
+            blocks = [blocks] * levels
         counts = _check_sizes("blocks", blocks, levels, 256)
         kinds = kinds_by_place(attention, attention_options, attend=attend, levels=levels)
         self.channels, self.levels, self.noise_level = channels, levels, noise_level

@@ -29,7 +29,9 @@ ADDRESS = "memory://bucket/run"
 @pytest.fixture(autouse=True)
 def cache(tmp_path, monkeypatch) -> Path:
     """An empty machine and an empty store."""
-    fsspec.filesystem("memory").store.clear()
+    store = fsspec.filesystem("memory")
+    store.store.clear()
+    store.pseudo_dirs[:] = [""]
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     return tmp_path / "cache"
 
@@ -249,22 +251,21 @@ def test_addresses_that_can_not_be_used(address, message, monkeypatch):
         pass
 
 
-def test_what_consoles_leave_for_folders_is_no_file():
+def test_what_consoles_leave_for_folders_is_no_file(monkeypatch):
     """An empty file with the folder's name and a slash."""
-    store = fsspec.filesystem("memory")
-    store.store.clear()
     with mirrored(ADDRESS) as mirror:
         start(mirror.folder, "first")
     there = Remote(ADDRESS)
-    plain = there._files.find
-    marked = [f"{there._root}/", f"{there._root}/checkpoints/"]
-    there._files.find = lambda path, **options: [*plain(path, **options), *marked]
-    try:
-        assert there.list() == ["config.json", "starts.jsonl"]
-        with mirrored(ADDRESS) as mirror:
-            assert (mirror.folder / "starts.jsonl").is_file()
-    finally:
-        del there._files.find
+    plain, root = there._files.find, there._root
+
+    def find(path, **options):
+        markers = [f"{root}/", f"{root}/checkpoints/"] if path == root else []
+        return [*plain(path, **options), *markers]
+
+    monkeypatch.setattr(there._files, "find", find)
+    assert there.list() == ["config.json", "starts.jsonl"]
+    with mirrored(ADDRESS) as mirror:
+        assert (mirror.folder / "starts.jsonl").is_file()
 
 
 def test_a_checkpoint_that_was_not_uploaded_before_the_run_died_is_kept(cache, capsys):
