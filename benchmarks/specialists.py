@@ -48,7 +48,8 @@ def _noise(kind: str, rng: np.random.Generator) -> Noise:
         blur = float(rng.uniform(0, 0.6))
         return Correlated((sigma,) * 2, (blur,) * 2, (blur,) * 2, shared=float(rng.random() < 0.3))
     if kind == "camera":
-        return Camera(mosaic=float(rng.random() < 0.5), smoothing=float(rng.random() < 0.3))
+        mosaic, smoothing = (float(rng.random() < share) for share in (0.5, 0.3))
+        return Camera(mosaic=mosaic, smoothing=smoothing, by_difference=0, contrast=1)
     return Gaussian(sigma)
 
 

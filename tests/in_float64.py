@@ -82,6 +82,7 @@ def by_camera(x: jax.Array) -> jax.Array:
     return F.camera_noise(
         jax.random.key(0), x, 2**-8, 2**-6, saturation=0.5, luma_blur=0.5, chroma_blur=1.5,
         luma_kept=1.2, chroma_kept=0.1, mosaic=jnp.array([0, 1], x.dtype),
+        by_difference=jnp.array([0, 1], x.dtype), contrast=jnp.array([1, 0], x.dtype),
         white_balance=jnp.array([[2.0, 1.0, 1.5], [1.5, 1.0, 2.0]], x.dtype),
     )  # fmt: skip
 

@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
+from scipy.stats import rankdata
 
 from sa_flax.functional.noise import (
     _through_mosaic,
@@ -188,12 +189,46 @@ def test_what_is_drawn_for_a_camera_is_drawn_apart(monkeypatch):
     count = 4000
     Camera(smoothing=1)(KEY, jnp.zeros((count, 1, 1, 3)))
     values = np.stack([np.asarray(value, np.float64) for value in drawn.values()])
-    ranks = values.argsort(axis=1).argsort(axis=1)
-    between = np.corrcoef(ranks) - np.eye(len(values))
+    between = np.corrcoef(rankdata(values, axis=1)) - np.eye(len(values))
     assert np.abs(between).max() < 5 / np.sqrt(count)
     assert 0.14 < drawn["chroma_kept"].max() <= 0.16
     assert drawn["luma_blur"].min() < 0.32
     assert drawn["luma_blur"].max() > 2.9
+
+
+def test_red_and_blue_by_their_difference_from_green_share_its_fine_noise():
+    field = jax.random.normal(KEY, (4000, 8, 8, 3))
+    seen = _through_mosaic(field, 1.0)
+    # At a site of red, between two and among four; worked out from the weights of either mean.
+    expected = {(2, 2): 1, (2, 3): 1 / 2 + 9 / 16 + 6 / 64, (3, 3): 1 / 4 + 4 / 64 + 8 / 256}
+    for (row, column), power in expected.items():
+        assert jnp.var(seen[:, row, column, 0]) == pytest.approx(power, rel=0.1)
+    chex.assert_trees_all_equal(seen[..., 1], _through_mosaic(field)[..., 1])
+    by_itself = _through_mosaic(field)
+    for channel in (0, 2):
+        together = [
+            jnp.corrcoef(x[..., 1].ravel(), x[..., channel].ravel())[0, 1]
+            for x in (by_itself, seen)
+        ]
+        assert abs(together[0]) < 0.02
+        assert together[1] > 0.2
+
+
+@pytest.mark.parametrize("contrast", [0, 1])
+def test_a_cameras_noise_is_scaled_by_its_curve(contrast):
+    """Faint noise by the slope from light to the picture's values, here by differences."""
+    values, step = jnp.asarray([0.1, 0.4, 0.8]), 1e-3
+    clean = jnp.broadcast_to(values[None, None, :, None], (1, 20_000, 3, 1))
+    shot = 1e-6
+    noisy = camera_noise(KEY, clean, shot, 0.0, contrast=float(contrast))
+    to, back = (
+        (to_linear, from_linear) if contrast else (lambda x: x**2.2, lambda x: x ** (1 / 2.2))
+    )
+    light = to(values)
+    slope = (back(light + step * light) - back(light - step * light)) / (2 * step * light)
+    np.testing.assert_allclose(
+        (noisy - clean).std((0, 1, 3)), jnp.sqrt(shot * light) * slope, rtol=0.03
+    )
 
 
 @pytest.mark.parametrize("sides", [(8, 8), (9, 9), (8, 9), (9, 8)])

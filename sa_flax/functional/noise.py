@@ -201,6 +201,8 @@ def camera_noise(
     white_balance: Float[Array, "B C"] | None = None,
     saturation: Level = 0.0,
     mosaic: Float[Array, " B"] | None = None,
+    by_difference: Level = 0.0,
+    contrast: Level = 1.0,
     luma_blur: Level = 0.0,
     chroma_blur: Level = 0.0,
     luma_kept: Level = 0.0,
@@ -208,12 +210,12 @@ def camera_noise(
 ) -> Float[Array, "B H W C"]:
     """Noise that arose in a camera's linear light, as it looks in the finished picture.
 
-    The picture goes back to linear light (`to_linear`), its saturation and white balance are
-    undone, and each value v gets Gaussian noise of variance `shot * v + read**2`, which is what
-    Poisson-Gaussian noise comes to. The noise (not the picture, whose details nobody lost) is
-    sampled by a Bayer mosaic and interpolated, which correlates neighbours. Then forward: white
-    balance amplifies red and blue, saturation mixes the channels, and the tone curve enlarges noise
-    in the shadows and clips it at both ends. A camera's own denoising takes most away at fine
+    The picture goes back to linear light (`to_linear`, or its gamma alone), its saturation and
+    white balance are undone, and each value v gets Gaussian noise of variance `shot * v + read**2`,
+    which is what Poisson-Gaussian noise comes to. The noise (not the picture, whose details nobody
+    lost) is sampled by a Bayer mosaic and interpolated, which correlates neighbours. Then forward:
+    white balance amplifies red and blue, saturation mixes the channels, and the tone curve enlarges
+    noise in the shadows and clips it at both ends. A camera's own denoising takes most away at fine
     scales, and more in colour than in brightness, so that blotches are left: `kept * noise +
     (1 - kept) * blur(noise)`. Its sharpening keeps more than there was.
 
@@ -225,6 +227,9 @@ def camera_noise(
       white_balance: gain of each channel, by default 1.
       saturation: s of the colour matrix `(1 + s) I - s * mean`, 0 to about 1.
       mosaic: 1 for each picture whose noise went through a mosaic, else 0; by default none.
+      by_difference: how much of green's noise red and blue get by being interpolated as
+        differences from it, which shares fine noise among the channels, 0 to 1.
+      contrast: 1 where the camera has a contrast curve, 0 where it has a gamma alone.
       luma_blur: width of the camera's own smoothing in brightness, in pixels, up to about 6.
       chroma_blur: the same in colour.
       luma_kept: how much of the noise that is finer it leaves, 0 to 1, or sharpens, above 1.
@@ -240,18 +245,25 @@ def camera_noise(
     gain = jnp.ones((batch, channels)) if white_balance is None else white_balance
     gain = gain.astype(clean.dtype)[:, None, None, :]
     s = _per_picture(saturation, clean, "saturation")
-    light = to_linear(clean)
+    curved = _per_picture(contrast, clean, "contrast") > 0
+    light = jnp.where(curved, to_linear(clean), jnp.clip(clean, 0, 1) ** 2.2)
     mean = jnp.mean(light, axis=-1, keepdims=True)
     sensor = jnp.maximum(((light - mean) / (1 + s) + mean) / gain, 0)
     variance = _per_picture(shot, clean, "shot") * sensor
     variance += jnp.square(_per_picture(read, clean, "read"))
     noise = jnp.sqrt(variance) * jax.random.normal(key, clean.shape, clean.dtype)
     if mosaic is not None and channels == 3:
-        noise = jnp.where(mosaic[:, None, None, None] > 0, _through_mosaic(noise), noise)
+        seen = _through_mosaic(noise, by_difference)
+        noise = jnp.where(mosaic[:, None, None, None] > 0, seen, noise)
     noise = noise * gain
     noise += s * (noise - jnp.mean(noise, axis=-1, keepdims=True))
+
+    def shown(light: jax.Array) -> jax.Array:
+        straight = jnp.clip(widened(light), 1e-8, 1) ** (1 / 2.2)
+        return jnp.where(curved, from_linear(light), straight.astype(light.dtype))
+
     # The tone curve's clipping belongs to the noise; what it does to the clean picture does not.
-    noise = from_linear(light + noise) - from_linear(light)
+    noise = shown(light + noise) - shown(light)
 
     def smoothed(x: jax.Array, width: Level, kept: Level) -> jax.Array:
         kept = _per_picture(kept, x, "kept")
@@ -262,24 +274,32 @@ def camera_noise(
     return jnp.clip(clean + noise, 0, 1)
 
 
-def _through_mosaic(noise: Float[Array, "B H W 3"]) -> Float[Array, "B H W 3"]:
-    """What is left of a field after sampling it in a Bayer pattern and interpolating linearly."""
+def _through_mosaic(
+    noise: Float[Array, "B H W 3"], by_difference: Level = 0.0
+) -> Float[Array, "B H W 3"]:
+    """What is left of a field after sampling it in a Bayer pattern and interpolating linearly.
+
+    Green by itself; red and blue as differences from so much of it as `by_difference` says.
+    """
     height, width = noise.shape[1:3]
     # The pattern has a period of two, and neighbours are looked for around the edges.
     noise = jnp.pad(noise, [(0, 0), (0, height % 2), (0, width % 2), (0, 0)], mode="wrap")
     rows = jnp.arange(noise.shape[1])[:, None] % 2
     columns = jnp.arange(noise.shape[2])[None, :] % 2
     red, blue = (rows + columns) == 0, (rows * columns) == 1
-    seen = jnp.where(jnp.stack([red, ~(red | blue), blue], axis=-1)[None], noise, 0)
 
     def neighbours(x: jax.Array, axis: int) -> jax.Array:
         return jnp.roll(x, 1, axis) + jnp.roll(x, -1, axis)
 
+    seen = jnp.where(red | blue, 0, noise[..., 1])
+    green = seen + (neighbours(seen, 1) + neighbours(seen, 2)) / 4  # every other pixel has it
+    base = _per_picture(by_difference, noise, "by_difference") * green[..., None]
+    sites = jnp.stack([red, blue], axis=-1)
+    seen = jnp.where(sites, noise[..., ::2] - base, 0)
     side = neighbours(seen, 1) + neighbours(seen, 2)
     corners = neighbours(neighbours(seen, 1), 2)
-    sparse = seen + side / 2 + corners / 4  # red and blue: one pixel of four
-    dense = seen + side / 4  # green: every other pixel
-    filled = jnp.stack([sparse[..., 0], dense[..., 1], sparse[..., 2]], axis=-1)
+    others = base + seen + side / 2 + corners / 4  # one pixel of four has them
+    filled = jnp.stack([others[..., 0], green, others[..., 1]], axis=-1)
     return filled[:, :height, :width]
 
 

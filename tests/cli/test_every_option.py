@@ -25,9 +25,9 @@ LINES = [
     "--noise.clip --noise.gain 0.01 --noise.read-noise 0.01 --noise.sigma-range 5 20 "
     "--noise.blur-range 0 1 --noise.chroma-blur-range 0 1 --noise.shared 0.5",
     "evaluate {run} --images {in} --noise.kind camera photo --noise.shot-range 1e-4 1e-2 "
-    "--noise.mosaic 1 --noise.smoothing 0 --noise.white 0.3 --noise.correlated 0.3 "
-    "--noise.camera 0.3 --noise.clipped 1 --noise.jpeg 1 --noise.quality-range 50 90 "
-    "--noise.cropped 1 --noise.resized 1 --noise.resized-by 0.5 2",
+    "--noise.mosaic 1 --noise.by-difference 1 --noise.contrast 0.5 --noise.smoothing 0 "
+    "--noise.white 0.3 --noise.correlated 0.3 --noise.camera 0.3 --noise.clipped 1 --noise.jpeg 1 "
+    "--noise.quality-range 50 90 --noise.cropped 1 --noise.resized 1 --noise.resized-by 0.5 2",
     "add-noise {in} --output {tmp}/noisy --noise gaussian --sigma 10 --seed 1 --overwrite "
     "--json {tmp}/noise.json --format png --quiet",
     "add-noise {in}/a.png -o {tmp}/n.jpg --noise correlated --quality 80 --verbose",
@@ -38,8 +38,8 @@ LINES = [
     "add-noise {in}/a.png -o {tmp}/3.png --noise camera --noise.shot-range 1e-4 1e-2 "
     "--noise.mosaic 1 --noise.smoothing 0",
     "add-noise {in}/a.png -o {tmp}/4.png --noise photo --noise.white 0.3 --noise.correlated 0.3 "
-    "--noise.camera 0.3 --noise.clipped 1 --noise.jpeg 1 --noise.quality-range 50 90 "
-    "--noise.cropped 1 --noise.resized 1 --noise.resized-by 0.5 2",
+    "--noise.camera 0.3 --noise.clipped 1 --noise.jpeg 1 "
+    "--noise.quality-range 50 90 --noise.cropped 1 --noise.resized 1 --noise.resized-by 0.5 2",
     "report {in}/sub --before {in}/sub --clean {in}/sub --output {tmp}/seen.html --quiet",
     "report {in} --before {in} --verbose",
     "export {run} --output {tmp}/net.stablehlo --no-check --quiet",
