@@ -10,7 +10,8 @@ smooth, and its chroma is noisier than theirs). For `photo` there are besides ti
 full size; some exposed so that whites or blacks are lost in large areas, and pages of text, since
 clipped noise has a mean that is off there, which has to be learned; some seen through a mesh, since
 fine regular patterns were taken for noise; some through a sensor's mosaic, since so was what
-interpolating that makes of fine detail; and some printed in halftone, as were the dots of that.
+interpolating that makes of fine detail; some sharpened, as many pictures are; and some printed in
+halftone, since its dots were taken for noise, too.
 
 Validation is on DIR/bsds500/val outside CBSD68 (the ids are in DIR/bsds500/cbsd68_ids.txt) where
 that is there, else on the bundled validation pictures.
@@ -128,6 +129,8 @@ def training_tiles(
                 yield f"{percent}-{number}", with_subsampled_chroma(tile)
             if everything and texture >= 2 and number % 2 == 0:
                 yield f"mosaic-{percent}-{number}", through_a_mosaic(tile, seed + number + percent)
+            if everything and texture >= 2 and number % 2 == 1:
+                yield f"sharp-{percent}-{number}", sharpened(tile, seed + number + percent)
     if everything:
         for number, (_, tile) in enumerate(tiles(picture, 1.0)):
             if number % 5 == 0:  # about half as many as the textured ones
@@ -148,6 +151,23 @@ def exposed(picture: Image.Image, percentile: int) -> Image.Image:
     edge = float(np.percentile(pixels, percentile))
     low, high = (0.0, max(edge, 0.1)) if percentile > 50 else (min(edge, 0.9), 1.0)
     return Image.fromarray((255 * np.clip((pixels - low) / (high - low), 0, 1)).astype(np.uint8))
+
+
+def sharpened(picture: Image.Image, seed: int) -> Image.Image:
+    """With an unsharp mask on its brightness and more contrast.
+
+    The mask's width (0.5 to 2 pixels) and amount, and the standard deviation that brightness has
+    afterwards, are drawn.
+    """
+    random = np.random.default_rng(seed)
+    pixels = np.asarray(picture) / 255
+    light = pixels.mean(axis=-1, keepdims=True)
+    width, amount = 0.5 * 4 ** random.uniform(), random.uniform(0.2, 1.2)
+    pixels += amount * (light - gaussian_filter(light, (width, width, 0)))
+    gain = np.clip(random.uniform(0.12, 0.28) / max(light.std(), 1e-3), 1, 2.5)
+    mean = light.mean()
+    pixels = gain * (pixels - mean) + np.clip(mean, 0.35, 0.65)
+    return Image.fromarray((255 * np.clip(pixels, 0, 1)).round().astype(np.uint8))
 
 
 def through_a_mesh(picture: Image.Image, seed: int) -> Image.Image:

@@ -14,6 +14,7 @@ from benchmarks.training_queue import (
     is_free,
     page,
     prepare,
+    sharpened,
     through_a_mesh,
     through_a_mosaic,
     tiles,
@@ -92,6 +93,19 @@ def test_a_mosaic_keeps_what_is_flat_and_colours_what_is_fine():
         again = np.asarray(through_a_mosaic(stripes, seed), float)
         np.testing.assert_array_equal(again, developed)
     assert len(seen) == 6
+
+
+def test_a_sharpened_picture_overshoots_and_has_contrast():
+    step = np.full((60, 80, 3), 100, np.uint8)
+    step[:, 40:] = 140
+    for seed in range(6):
+        sharp = np.asarray(sharpened(Image.fromarray(step), seed), float)[30]
+        middle = slice(30, 50)
+        assert sharp[middle].min() < sharp[0].min() - 1, "darker before the step"
+        assert sharp[middle].max() > sharp[-1].max() + 1, "lighter behind it"
+        assert sharp[-1, 0] - sharp[0, 0] > 1.2 * 40
+        again = np.asarray(sharpened(Image.fromarray(step), seed), float)[30]
+        np.testing.assert_array_equal(again, sharp)
 
 
 def test_halftone_is_as_bright_as_the_picture_and_nearly_of_two_values():
