@@ -26,7 +26,7 @@ from sa_flax.inference.arrays import (
 from sa_flax.inference.box import channel_means
 from sa_flax.inference.finish import REACH, Finish
 from sa_flax.inference.rows import Rows
-from sa_flax.inference.whole_or_tiles import Engine, Pair, Report, ignore, over_flips
+from sa_flax.inference.whole_or_tiles import Engine, Pair, Report, ignore
 from sa_flax.models.saved import from_pretrained
 from sa_flax.models.saved_use import declips, keep_detail_of, specialists_of, suits_gray
 from sa_flax.pictures import is_gray, split_alpha
@@ -36,7 +36,8 @@ class Denoiser:
     """`denoiser(noisy) -> clean`, for arrays of every usual kind and size.
 
     Takes NumPy or JAX arrays, (H, W), (H, W, C) or (B, H, W, C), uint8, uint16 (of any byte order)
-    or float in [0, 1], and returns the same kind, clipped to its range and, for integers, rounded.
+    or float in [0, 1], and returns the same kind (JAX's on the same device), clipped to its range
+    and, for integers, rounded.
     Floats of every width are computed in float32. A last axis of 2 or 4 is gray or colour with
     alpha; alpha passes through as it is. A gray network denoises the channels of a colour picture
     one by one; a colour network denoises a gray picture as three equal channels, and their mean is
@@ -69,7 +70,8 @@ class Denoiser:
     has their names by the number of channels, and with {} it keeps all pictures to itself. The
     attribute `dtype` is what `from_pretrained` was told to compute in, or None.
 
-    For `jax.jit`, `jax.vmap` and gradients, and without clipping, see `apply`.
+    For `jax.jit`, `jax.vmap` and gradients, and without clipping, see `apply`. It can be pickled,
+    for other processes; what is compiled stays behind.
 
     Args:
       model: a network that maps noisy (B, H, W, C) in [0, 1] to clean, with the attribute
@@ -124,10 +126,8 @@ class Denoiser:
         self._rows: Rows | None = None
         if devices != 1:
             self._rows = Rows(devices, getattr(model, "stride", 1))
-        self._engine = Engine(model, self._network, memory=memory)
-        self._state = self._everywhere(state)
-        sharding = None if self._rows is None else self._rows.sharding
-        self._forward = jax.jit(self._network, out_shardings=sharding)
+        self._engine = Engine(model, self._network, memory=memory, rows=self._rows)
+        self._state = state if self._rows is None else self._rows.everywhere(state)
 
     @classmethod
     def from_pretrained(
@@ -140,9 +140,8 @@ class Denoiser:
         devices: int = 1,
         memory: str | int | None = None,
     ) -> "Denoiser":
-        """A saved network: a shipped name (`sa_flax.list_pretrained()`), a directory, also that of
-        a run of train.py (RUN@best for its best network), or OWNER/NAME on the hub. `dtype` is that
-        of the computation, e.g. "bfloat16"; results are clipped and rounded as ever.
+        """A saved network: a shipped name (`sa_flax.list_pretrained()`), a directory, also of a run
+        of train.py (RUN@best for its best), or OWNER/NAME on the hub. `dtype`: of the computation.
 
         Raises:
           InputError: as `sa_flax.from_pretrained`, and for a network that is no denoiser.
@@ -159,6 +158,11 @@ class Denoiser:
         denoiser.specialists = specialists_of(config, str(name))
         return denoiser
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        state = jax.tree.map(np.asarray, self._state)
+        kept = {name: value for name, value in vars(self).items() if not name.startswith("_")}
+        return _restored, (self._graphdef, state, self._options, kept)
+
     def with_variables(self, *states: nnx.State[Any, Any]) -> "Denoiser":
         """The same network with other parameters; what is compiled is shared.
 
@@ -166,7 +170,8 @@ class Denoiser:
         """
         other = copy.copy(self)
         other.specialists = {}
-        other._state = self._everywhere(nnx.merge_state(*states))
+        state = nnx.merge_state(*states)
+        other._state = state if self._rows is None else self._rows.everywhere(state)
         return other
 
     @property
@@ -281,7 +286,9 @@ class Denoiser:
         for index in grays:
             clean[index][..., 1 : colour.shape[-1]] = clean[index][..., :1]
         clean = clean.reshape(pictures.shape)
-        return jnp.asarray(clean) if isinstance(noisy, jax.Array) else clean
+        if not isinstance(noisy, jax.Array):
+            return clean
+        return jax.device_put(clean, noisy.sharding if noisy.committed else None)
 
     def compile(self, height: int, width: int) -> jax.stages.Compiled:
         """A whole picture of this size at once, compiled but not run: to ask what it will take.
@@ -290,12 +297,11 @@ class Denoiser:
         go through tiles instead, unless they are split over devices.
         """
         sharding = None if self._rows is None else self._rows.sharding
-        if self._rows is not None:
-            height += -height % self._rows.multiple
+        height += 0 if self._rows is None else -height % self._rows.multiple
         shape = (1, height, width, self.channels)
         picture = jax.ShapeDtypeStruct(shape, jnp.float32, sharding=sharding)
         sigma = 0.0 if self.takes_noise_level else None
-        return self._forward.lower(self._state, picture, sigma).compile()
+        return self._engine.split.lower(self._state, picture, sigma).compile()
 
     def method(
         self, noisy: np.ndarray, sigma: float | None, *, self_ensemble: bool = False
@@ -307,9 +313,6 @@ class Denoiser:
     def _network(self, state: nnx.State[Any, Any], noisy: jax.Array, sigma: Any) -> jax.Array:
         network = nnx.merge(self._graphdef, state, copy=True)
         return network(noisy) if sigma is None else network(noisy, sigma)
-
-    def _everywhere(self, state: nnx.State[Any, Any]) -> nnx.State[Any, Any]:
-        return state if self._rows is None else self._rows.everywhere(state)
 
     def _groups(self, channels: int) -> list[slice]:
         """The channels of a picture that go through the network together."""
@@ -361,18 +364,6 @@ class Denoiser:
             rows = rows[: len(clean) - first, : clean.shape[1]]
             clean[first : first + len(rows)] = from_unit(rows, clean.dtype)
 
-        rows = self._rows
-        if rows is not None:
-            x = convert(noisy)
-
-            def whole(x: np.ndarray) -> np.ndarray:
-                return rows.run(lambda x: self._forward(self._state, x, sigma), x)
-
-            y = over_flips(whole, x) if self_ensemble else whole(x)
-            report(1, 1)
-            if look([(x, y)]):
-                write(0, back(x, y))
-            return ours
         looks = finish.looks_around or channels in self.specialists
         self._engine.run(
             self._state, noisy, sigma, convert=convert, back=back, write=write,
@@ -397,3 +388,12 @@ class Denoiser:
         return specialists.leaves_no_noise(
             parts, lambda part: other._engine.at_once(other._state, part, None)
         )
+
+
+def _restored(
+    graphdef: Any, state: nnx.State[Any, Any], options: dict[str, Any], kept: dict[str, Any]
+) -> Denoiser:
+    """A pickled Denoiser: its devices are those of the process that reads it."""
+    denoiser = Denoiser(nnx.merge(graphdef, state), **options)
+    vars(denoiser).update(kept)
+    return denoiser

@@ -10,6 +10,7 @@ from flax import nnx
 
 from sa_flax.functional.canvas import Canvas, on_canvas
 from sa_flax.inference import memory as bytes_
+from sa_flax.inference.rows import Rows
 from sa_flax.inference.tiling import Overlap, Planner, denoise_in_tiles
 from sa_flax.modules.affinities import DANet, NonLocal, SelfAttention
 
@@ -55,9 +56,12 @@ class Engine:
       model: the network, for what it says of itself.
       forward: (state, noisy (B, H, W, C), sigma) -> clean.
       memory: bytes, or a text, that the process should stay within; None for half of what is free.
+      rows: the devices that pictures are split over, which then go through whole.
     """
 
-    def __init__(self, model: nnx.Module, forward: Forward, *, memory: str | int | None):
+    def __init__(
+        self, model: nnx.Module, forward: Forward, *, memory: str | int | None, rows: Rows | None
+    ):
         self.kind = kind_of(model)
         self.stride: int = getattr(model, "stride", 1)
         self.radius: int = getattr(model, "receptive_radius", 0)
@@ -69,6 +73,8 @@ class Engine:
         self._planners: dict[tuple[int, bool], Planner] = {}
         self._forward = forward
         self._whole = jax.jit(forward)
+        self._rows = rows
+        self.split = self._whole if rows is None else jax.jit(forward, out_shardings=rows.sharding)
 
         def on_tile(state, tile, valid, sigma, given):
             height, width = tile.shape[1:3]
@@ -118,22 +124,17 @@ class Engine:
         """
         picture = _continued(noisy, self.stride)
         height, width = picture.shape[:2]
-        room, per_pixel = self._room(noisy), self._bytes_per_pixel(state)
-        whole_fits = 2 * height * width * (per_pixel + 16) <= room
-        if self.kind == "unknown" or (self.kind in ("windowed", "everywhere") and whole_fits):
+        room = self._room(noisy)
+        if self._goes_whole(state, height * width, room):
             x = convert(noisy)
-
-            def whole(part: np.ndarray) -> np.ndarray:
-                return self.at_once(state, part, sigma)
-
-            y = over_flips(whole, x) if self_ensemble else whole(x)
+            y = _ensembled(lambda part: self._all(state, part, sigma), self_ensemble)(x)
             report(1, 1)
             if look is None or look([(x, y)]):
                 write(0, back(x, y))
             return
         held = look is not None and height * width <= _HELD
         plan = self._planner(0 if held else reach).plan(
-            height, width, room=room, per_pixel=per_pixel
+            height, width, room=room, per_pixel=self._bytes_per_pixel(state)
         )
         given = None
         if self.kind == "pooled" and plan.count > 1:
@@ -157,10 +158,7 @@ class Engine:
 
             return network
 
-        network = on_canvas_of(plan.tile)
-
-        def raw(x: np.ndarray) -> np.ndarray:
-            return over_flips(network, x) if self_ensemble else network(x)
+        raw = _ensembled(on_canvas_of(plan.tile), self_ensemble)
 
         def read(row: int, column: int) -> np.ndarray:
             h, w = plan.valid
@@ -188,6 +186,19 @@ class Engine:
     def at_once(self, state: Any, x: np.ndarray, sigma: float | None) -> np.ndarray:
         """(H, W, channels) through the network, not in tiles."""
         return np.asarray(self._whole(state, x[None], sigma))[0]
+
+    def _goes_whole(self, state: Any, pixels: int, room: float) -> bool:
+        if self._rows is not None or self.kind == "unknown":
+            return True
+        if self.kind not in ("windowed", "everywhere"):
+            return False
+        return 2 * pixels * (self._bytes_per_pixel(state) + 16) <= room
+
+    def _all(self, state: Any, x: np.ndarray, sigma: float | None) -> np.ndarray:
+        """(H, W, channels) through the network, split over the devices where there are some."""
+        if self._rows is None:
+            return self.at_once(state, x, sigma)
+        return self._rows.run(lambda picture: self.split(state, picture, sigma), x)
 
     def _planner(self, reach: int) -> Planner:
         # Tiles that see nothing but themselves are faded into each other.
@@ -251,11 +262,17 @@ def _continued(picture: np.ndarray, stride: int) -> np.ndarray:
     return picture
 
 
-def over_flips(network: Callable[[np.ndarray], np.ndarray], x: np.ndarray) -> np.ndarray:
-    """Mean of the network's results for the eight flips and rotations of x, turned back."""
-    total = np.zeros(x.shape, np.float32)
-    for turns in range(4):
-        turned = np.rot90(x, turns)
-        total += np.rot90(network(turned), -turns)
-        total += np.rot90(network(turned[:, ::-1])[:, ::-1], -turns)
-    return total / 8
+def _ensembled(
+    network: Callable[[np.ndarray], np.ndarray], self_ensemble: bool
+) -> Callable[[np.ndarray], np.ndarray]:
+    """The mean of the network's results for the eight flips and rotations, turned back, or it."""
+
+    def over_flips(x: np.ndarray) -> np.ndarray:
+        total = np.zeros(x.shape, np.float32)
+        for turns in range(4):
+            turned = np.rot90(x, turns)
+            total += np.rot90(network(turned), -turns)
+            total += np.rot90(network(turned[:, ::-1])[:, ::-1], -turns)
+        return total / 8
+
+    return over_flips if self_ensemble else network

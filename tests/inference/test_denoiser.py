@@ -1,10 +1,13 @@
 """The denoiser: every kind of array in, the same kind out."""
 
+import pickle
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from jax.sharding import NamedSharding, PartitionSpec
 
 import sa_flax
 from sa_flax.errors import InputError
@@ -44,6 +47,29 @@ def test_jax_arrays_come_back_as_jax_arrays():
     clean = COLOR(jnp.ones((4, 4, 3), jnp.bfloat16))
     assert isinstance(clean, jax.Array)
     assert clean.dtype == jnp.bfloat16
+
+
+def test_jax_arrays_come_back_on_the_device_that_they_were_on():
+    other = jax.device_put(jnp.ones((4, 4, 3)), jax.devices()[3])
+    assert COLOR(other).devices() == other.devices()
+    spread = jax.device_put(
+        jnp.ones((4, 4, 4, 3)),
+        NamedSharding(jax.make_mesh((2,), ("batch",)), PartitionSpec("batch")),
+    )
+    assert COLOR(spread).sharding == spread.sharding
+    # What is bound to no device stays so, and can be combined with what is.
+    assert (COLOR(jnp.ones((4, 4, 3))) + other).devices() == other.devices()
+
+
+def test_a_denoiser_can_be_pickled():
+    model = sa_flax.create_model("attention_unet", width=4, levels=2, rngs=nnx.Rngs(0))
+    denoiser = sa_flax.Denoiser(model, window=(8, 8), devices=2, memory="1GB")
+    denoiser.keep_detail, denoiser.specialists = 0.5, {1: "gray"}
+    noisy = np.random.default_rng(0).random((40, 30, 3), np.float32)
+    expected = denoiser(noisy)  # compiled, which can't be pickled
+    again = pickle.loads(pickle.dumps(denoiser))
+    np.testing.assert_array_equal(again(noisy), expected)
+    assert (again.keep_detail, again.specialists) == (0.5, {1: "gray"})
 
 
 @pytest.mark.parametrize("colours", [1, 3])
