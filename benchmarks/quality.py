@@ -62,7 +62,7 @@ def cases_of(files: list[Path], kind: str, channels: int) -> Iterator[Case]:
     made = {"raw": through_raw, "printed": scanned}.get(name)
     sigma = 0.0 if name == "resized" or made else float(level or 0)
     # As it was when all methods were measured; "raw" has colours that go by green.
-    by_camera = Camera(by_difference=0, contrast=1)
+    by_camera = Camera(mosaic=0.6, by_difference=0, contrast=1, smoothing=0.6)
     noise = {
         "shared": Correlated((sigma, sigma), (0, 0), (0, 0), shared=1),
         "blurred": Correlated((sigma, sigma), (0.8, 0.8), (0.8, 0.8), shared=0),

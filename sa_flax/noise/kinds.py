@@ -190,13 +190,13 @@ class Camera(NoiseKind):
     kind: Literal["camera"] = field(default="camera", init=False)
     shot_range: Annotated[Span, ABOVE_ZERO, INCREASING] = (3e-5, 1.5e-2)
     """Lowest and highest variance for each unit of linear light; drawn evenly on a log scale."""
-    mosaic: Annotated[float, SHARE] = 0.6
+    mosaic: Annotated[float, SHARE] = 0.8
     """Share of the pictures whose noise went through a Bayer mosaic."""
     by_difference: Annotated[float, SHARE] = 0.7
     """Share of those whose red and blue were interpolated by their difference from green."""
     contrast: Annotated[float, SHARE] = 0.6
     """Share of the pictures that went through a contrast curve, and not a gamma alone."""
-    smoothing: Annotated[float, SHARE] = 0.6
+    smoothing: Annotated[float, SHARE] = 0.5
     """Share of the pictures that the camera itself has smoothed."""
 
     has_level: ClassVar[bool] = False
