@@ -163,11 +163,13 @@ class Denoiser:
         kept = {name: value for name, value in vars(self).items() if not name.startswith("_")}
         return _restored, (self._graphdef, state, self._options, kept)
 
-    def with_variables(self, *states: nnx.State[Any, Any]) -> "Denoiser":
-        """The same network with other parameters; what is compiled is shared.
+    def __copy__(self) -> "Denoiser":  # not by __reduce__: what is compiled is shared
+        other = object.__new__(type(self))
+        vars(other).update(vars(self))
+        return other
 
-        It hands nothing over: what comes out is of these parameters.
-        """
+    def with_variables(self, *states: nnx.State[Any, Any]) -> "Denoiser":
+        """It with other parameters, what is compiled is shared; and nothing is handed over."""
         other = copy.copy(self)
         other.specialists = {}
         state = nnx.merge_state(*states)

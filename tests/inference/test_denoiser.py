@@ -1,5 +1,6 @@
 """The denoiser: every kind of array in, the same kind out."""
 
+import copy
 import pickle
 
 import jax
@@ -70,6 +71,7 @@ def test_a_denoiser_can_be_pickled():
     again = pickle.loads(pickle.dumps(denoiser))
     np.testing.assert_array_equal(again(noisy), expected)
     assert (again.keep_detail, again.specialists) == (0.5, {1: "gray"})
+    assert copy.copy(denoiser)._engine is denoiser._engine, "a copy need not be compiled anew"
 
 
 @pytest.mark.parametrize("colours", [1, 3])
