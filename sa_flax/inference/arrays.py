@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -31,6 +32,13 @@ def as_batch(x: np.ndarray) -> np.ndarray:
             "channels to the end."
         )
     return batch
+
+
+def as_given(clean: np.ndarray, noisy: Any) -> Any:
+    """A result as a JAX array where the picture was one, on the devices that it was on."""
+    if not isinstance(noisy, jax.Array):
+        return clean
+    return jax.device_put(clean, noisy.sharding if noisy.committed else None)
 
 
 def check_values(x: np.ndarray) -> None:

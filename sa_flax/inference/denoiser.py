@@ -17,6 +17,7 @@ from sa_flax.functional.statistics import Window
 from sa_flax.inference import specialists
 from sa_flax.inference.arrays import (
     as_batch,
+    as_given,
     check_level,
     check_told,
     check_values,
@@ -287,10 +288,7 @@ class Denoiser:
                 handed_to(self.specialists[noisy_part.shape[-1]])
         for index in grays:
             clean[index][..., 1 : colour.shape[-1]] = clean[index][..., :1]
-        clean = clean.reshape(pictures.shape)
-        if not isinstance(noisy, jax.Array):
-            return clean
-        return jax.device_put(clean, noisy.sharding if noisy.committed else None)
+        return as_given(clean.reshape(pictures.shape), noisy)
 
     def compile(self, height: int, width: int) -> jax.stages.Compiled:
         """A whole picture of this size at once, compiled but not run: to ask what it will take.
