@@ -80,7 +80,7 @@ _LITTLE_DEEPER = ["--model.blocks", "1", "2", "1", "1"]
 RUNS: dict[str, tuple[str | None, list[str]]] = {
     "photo": (
         "photo",
-        [*_LITTLE_DEEPER, *_PHOTO, *_LOWER_RATE, "--steps", "8000", "--seed", "71"],
+        [*_LITTLE_DEEPER, *_PHOTO, *_LOWER_RATE, "--steps", "8000", "--seed", "73"],
     ),
     "color": ("color", [*_DEEPER, *_WHITE, *_RATE, "--steps", "10000", "--seed", "44"]),
     "gray": (
@@ -91,6 +91,8 @@ RUNS: dict[str, tuple[str | None, list[str]]] = {
 
 _PAGES = 300
 
+# Channel at each site of a Bayer pattern.
+_BAYER = [0, 1, 1, 2]
 # With tiles of every kind, or not -> folder of pictures in the queue's.
 _PICTURES = {True: "pictures-all", False: "pictures-fine"}
 
@@ -127,10 +129,12 @@ def training_tiles(
         for number, (texture, tile) in enumerate(found[: max(1, round(0.6 * len(found)))]):
             if texture >= 2:
                 yield f"{percent}-{number}", with_subsampled_chroma(tile)
-            if everything and texture >= 2 and number % 2 == 0:
-                yield f"mosaic-{percent}-{number}", through_a_mosaic(tile, seed + number + percent)
-            if everything and texture >= 2 and number % 2 == 1:
-                yield f"sharp-{percent}-{number}", sharpened(tile, seed + number + percent)
+            if everything and texture >= 2:
+                draw, seen = seed + number + percent, tile
+                if number % 2 == 1:
+                    seen = sharpened(tile, draw)
+                    yield f"sharp-{percent}-{number}", seen
+                yield f"mosaic-{percent}-{number}", through_a_mosaic(seen, draw)
     if everything:
         for number, (_, tile) in enumerate(tiles(picture, 1.0)):
             if number % 5 == 0:  # about half as many as the textured ones
@@ -206,30 +210,36 @@ def through_a_mosaic(picture: Image.Image, seed: int) -> Image.Image:
     """As a camera makes it: one colour seen at each pixel in a Bayer pattern, the others filled in.
 
     How much the lens blurs, where the pattern begins, the interpolation (green linearly or along
-    the edge; red and blue by themselves, or by their difference from green) and the sharpening are
-    drawn.
+    the edge, that with the second difference of red or blue added, as Hamilton and Adams do, US
+    5,629,734, or without; red and blue by themselves, or by their difference from green) and the
+    sharpening are drawn.
     """
     random = np.random.default_rng(seed)
     width = random.uniform(0, 0.7)
     pixels = gaussian_filter(np.asarray(picture) / 255, (width, width, 0))
     rows, columns = (np.arange(n) + random.integers(2) for n in pixels.shape[:2])
     site = 2 * (rows[:, None] % 2) + columns % 2
-    sparse, dense = (
-        np.outer([1, 2, 1], [1, 2, 1]) / 4,
-        np.array([[0, 1, 0], [1, 4, 1], [0, 1, 0]]) / 4,
-    )
+    sparse = np.outer([1, 2, 1], [1, 2, 1]) / 4
+    dense = np.array([[0, 1, 0], [1, 4, 1], [0, 1, 0]]) / 4
 
     def filled(values: np.ndarray, seen: np.ndarray, kernel: np.ndarray) -> np.ndarray:
         return convolve(values * seen, kernel, mode="mirror")  # which goes on with the pattern
 
     seen = (site == 1) | (site == 2)
     green = filled(pixels[..., 1], seen, dense)
-    if random.random() < 0.5:
-        known = pixels[..., 1] * seen
-        beside = [correlate1d(known, [0.5, 0, 0.5], axis=axis, mode="mirror") for axis in (0, 1)]
-        steps = [np.abs(correlate1d(known, [1, 0, -1], axis=a, mode="mirror")) for a in (0, 1)]
+    along = random.choice(["neither", "edge", "edge, corrected"])
+    if along != "neither":
+        known, mosaic = pixels[..., 1] * seen, np.choose(site, pixels.transpose(2, 0, 1)[_BAYER])
+
+        def by(x: np.ndarray, weights: list[float]) -> list[np.ndarray]:
+            return [correlate1d(x, weights, axis=axis, mode="mirror") for axis in (0, 1)]
+
+        beside, steps = by(known, [0.5, 0, 0.5]), np.abs(by(known, [1, 0, -1]))
+        if along == "edge, corrected":
+            second = np.array(by(mosaic, [-0.25, 0, 0.5, 0, -0.25]))
+            beside, steps = beside + second, steps + 4 * np.abs(second)
         green = np.where(seen, green, np.where(steps[0] < steps[1], beside[0], beside[1]))
-    base = green * (random.random() < 0.6)
+    base = green * (along == "edge, corrected" or random.random() < 0.6)
     red, blue = (
         base + filled(pixels[..., channel] - base, site == at, sparse)
         for channel, at in ((0, 0), (2, 3))

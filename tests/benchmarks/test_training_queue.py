@@ -84,15 +84,17 @@ def test_a_mosaic_keeps_what_is_flat_and_colours_what_is_fine():
     flat = Image.new("RGB", (70, 61), (200, 120, 40))
     y, x = np.mgrid[:61, :70]
     stripes = Image.fromarray(np.uint8(40 + 160 * ((x + y) % 4 < 2))).convert("RGB")
-    seen = set()
-    for seed in range(6):
+    seen, coloured = set(), []
+    for seed in range(12):
         np.testing.assert_array_equal(np.asarray(through_a_mosaic(flat, seed)), np.asarray(flat))
         developed = np.asarray(through_a_mosaic(stripes, seed), float)
-        assert np.ptp(developed, axis=-1).mean() > 2, "gray stripes get false colours"
+        coloured.append(np.ptp(developed, axis=-1).mean())
         seen.add(developed.tobytes())
         again = np.asarray(through_a_mosaic(stripes, seed), float)
         np.testing.assert_array_equal(again, developed)
-    assert len(seen) == 6
+    assert len(seen) == 12
+    # Gray stripes get false colours, but where second differences tell what green must be.
+    assert 6 <= np.sum(np.array(coloured) > 2) < 12
 
 
 def test_a_sharpened_picture_overshoots_and_has_contrast():
