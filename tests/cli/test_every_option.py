@@ -36,7 +36,7 @@ LINES = [
     "add-noise {in}/a.png -o {tmp}/2.png --noise poisson_gaussian --noise.gain 0.01 "
     "--noise.read-noise 0.01",
     "add-noise {in}/a.png -o {tmp}/3.png --noise camera --noise.shot-range 1e-4 1e-2 "
-    "--noise.mosaic 1 --noise.smoothing 0",
+    "--noise.mosaic 1 --noise.by-difference 1 --noise.contrast 0 --noise.smoothing 0",
     "add-noise {in}/a.png -o {tmp}/4.png --noise photo --noise.white 0.3 --noise.correlated 0.3 "
     "--noise.camera 0.3 --noise.clipped 1 --noise.jpeg 1 "
     "--noise.quality-range 50 90 --noise.cropped 1 --noise.resized 1 --noise.resized-by 0.5 2",
