@@ -76,7 +76,8 @@ _DEEPER = ["--model.blocks", "2", "2", "1", "1"]
 # For `photo`, which is to stay quick: a fifth more time.
 _LITTLE_DEEPER = ["--model.blocks", "1", "2", "1", "1"]
 
-# name -> (network it starts from, options). docs/experiments.md has what ran before these.
+# name -> (network it starts from, options). docs/experiments.md has what ran before, and that
+# `photo` took more detail for noise with the tiles and noise of now: the shipped one had others.
 RUNS: dict[str, tuple[str | None, list[str]]] = {
     "photo": (
         "photo",

@@ -122,16 +122,16 @@ class Engine:
           self_ensemble: mean over flips and rotations.
           report: called after each tile.
         """
-        picture = _continued(noisy, self.stride)
-        height, width = picture.shape[:2]
         room = self._room(noisy)
-        if self._goes_whole(state, height * width, room):
+        if self._goes_whole(state, noisy.shape[0] * noisy.shape[1], room):
             x = convert(noisy)
             y = _ensembled(lambda part: self._all(state, part, sigma), self_ensemble)(x)
             report(1, 1)
             if look is None or look([(x, y)]):
                 write(0, back(x, y))
             return
+        picture = _continued(noisy, self.stride)
+        height, width = picture.shape[:2]
         held = look is not None and height * width <= _HELD
         plan = self._planner(0 if held else reach).plan(
             height, width, room=room, per_pixel=self._bytes_per_pixel(state)

@@ -225,11 +225,13 @@ class Camera(NoiseKind):
             ],
             axis=-1,
         )
-        smoothed = jax.random.bernoulli(keys[4], float(self.smoothing), (batch,))
 
-        def chosen(number: int, share: float) -> jax.Array:
-            picked = jax.random.bernoulli(jax.random.fold_in(key, number), float(share), (batch,))
+        def chosen(key: jax.Array, share: float) -> jax.Array:
+            picked = jax.random.bernoulli(key, float(share), (batch,))
             return picked.astype(clean.dtype)
+
+        by_difference, contrast = (jax.random.fold_in(key, number) for number in (12, 13))
+        smoothed = chosen(keys[4], self.smoothing) > 0
 
         def log_uniform(key: jax.Array, low: float, high: float) -> jax.Array:
             return jnp.exp(uniform_levels(key, batch, math.log(low), math.log(high)))
@@ -241,9 +243,9 @@ class Camera(NoiseKind):
             jnp.exp(log_read / 2),
             white_balance=balance if channels == 3 else None,
             saturation=uniform_levels(keys[6], batch, 0.0, 1.0),
-            mosaic=jax.random.bernoulli(keys[7], float(self.mosaic), (batch,)).astype(clean.dtype),
-            by_difference=chosen(12, self.by_difference),
-            contrast=chosen(13, self.contrast),
+            mosaic=chosen(keys[7], self.mosaic),
+            by_difference=chosen(by_difference, self.by_difference),
+            contrast=chosen(contrast, self.contrast),
             luma_blur=jnp.where(smoothed, log_uniform(keys[8], 0.3, 3.0), 0),
             chroma_blur=jnp.where(smoothed, log_uniform(keys[9], 0.8, 6.0), 0),
             luma_kept=uniform_levels(keys[10], batch, 0.0, 1.2),
