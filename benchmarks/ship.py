@@ -70,6 +70,9 @@ def main() -> int:
     parser.add_argument(
         "--specialists", action="store_true", help="it hands white noise to color and gray"
     )
+    parser.add_argument(
+        "--window", type=int, help="side of the window that its attention's statistics are over"
+    )
     parser.add_argument("--limits", required=True, help="sentences: what it can't do, its harms")
     arguments = parser.parse_args()
     tune_cpu()
@@ -95,6 +98,7 @@ def main() -> int:
         **({"keep_detail": arguments.keep_detail} if arguments.keep_detail else {}),
         **({"declip": True} if arguments.declip else {}),
         **({"specialists": {"3": "color", "1": "gray"}} if arguments.specialists else {}),
+        **({"window": [arguments.window] * 2} if arguments.window else {}),
         "training": {
             "steps": training["step"],
             "cpu_minutes": arguments.cpu_minutes,
@@ -123,6 +127,12 @@ def main() -> int:
             "- **White noise**: pictures whose noise turns out to be white go to `color` and "
             "`gray`, in the figures\n  too (`specialists` in config.json; `--no-specialists` "
             "keeps them).\n"
+        )
+    if arguments.window:
+        put_back += (
+            f"- **Attention's statistics** are over {arguments.window} x {arguments.window} pixels "
+            "around each pixel, as on the\n  crops that it was trained on, in the figures too "
+            "(`window` in config.json).\n"
         )
     text = f"""# {arguments.name}
 

@@ -54,7 +54,7 @@ def parser() -> Parser:
         type=whole(),
         metavar="PIXELS",
         help="side of the window that attention's statistics are taken over, for pictures much "
-        "larger than the training crops (default: the whole picture)",
+        "larger than the training crops (default: the network's own, or the whole picture)",
     )
     options.add_argument(
         "--devices",

@@ -28,8 +28,8 @@ from sa_flax.inference.box import channel_means
 from sa_flax.inference.finish import REACH, Finish
 from sa_flax.inference.rows import Rows
 from sa_flax.inference.whole_or_tiles import Engine, Pair, Report, ignore
+from sa_flax.models import saved_use
 from sa_flax.models.saved import from_pretrained
-from sa_flax.models.saved_use import declips, keep_detail_of, specialists_of, suits_gray
 from sa_flax.pictures import is_gray, split_alpha
 
 
@@ -37,15 +37,14 @@ class Denoiser:
     """`denoiser(noisy) -> clean`, for arrays of every usual kind and size.
 
     Takes NumPy or JAX arrays, (H, W), (H, W, C) or (B, H, W, C), uint8, uint16 (of any byte order)
-    or float in [0, 1], and returns the same kind (JAX's on the same device), clipped to its range
-    and, for integers, rounded.
-    Floats of every width are computed in float32. A last axis of 2 or 4 is gray or colour with
-    alpha; alpha passes through as it is. A gray network denoises the channels of a colour picture
+    or float in [0, 1], computed in float32, and returns the same kind (JAX's on the same device),
+    clipped to its range and, for integers, rounded. A last axis of 2 or 4 is gray or colour with
+    alpha, which passes through as it is. A gray network denoises the channels of a colour picture
     one by one; a colour network denoises a gray picture as three equal channels, and their mean is
     returned. To a network that has learned gray pictures, three equal channels are such a picture.
 
-    Any size goes through tiles of a few sizes, so that memory is bounded and little is compiled.
-    What comes out is what the network makes of the whole picture:
+    Any size goes through tiles of a few sizes, to bound memory and what is compiled. What comes out
+    is what the network makes of the whole picture:
 
     - Without attention, exactly (to rounding): tiles overlap by the network's receptive radius, and
       a picture smaller than its tile is computed as if it ended where it does.
@@ -53,7 +52,7 @@ class Denoiser:
       picture where that fits into `memory` at once, exactly. Of a larger one they are taken in a
       first pass over sixteen parts spread over it, as much as one tile, and hold for all tiles:
       estimates of the whole's, but the same everywhere.
-    - With a `window` tiles overlap by it: exactly.
+    - With a `window` tiles overlap by it: exactly, or, of many layers with wide ones, nearly.
     - Attention between all positions (non_local, self_attention, danet) sees the whole picture
       where that fits into `memory` at once, else the tile alone, and tiles are faded into each
       other.
@@ -65,30 +64,29 @@ class Denoiser:
     of the texture back that it took for noise, in every result of `denoiser(noisy)`; the attribute
     `keep_detail` says how much, and 0 leaves what the network makes. One whose config has "declip"
     (again `photo`) has black and white mended where clipping moved their means (see
-    `sa_flax.inference.clipping`); the attribute `declip` says whether. And one whose config has
+    `sa_flax.inference.clipping`); the attribute `declip` says whether. One whose config has
     "specialists" (`photo`: `color` and `gray`) hands pictures whose noise turns out to be white to
     those, which know it better (see `sa_flax.inference.specialists`); the attribute `specialists`
-    has their names by the number of channels, and with {} it keeps all pictures to itself. The
-    attribute `dtype` is what `from_pretrained` was told to compute in, or None.
+    has their names by the number of channels, and with {} it keeps all pictures to itself. A
+    "window" in a config (`gray`) is the `window`, unless another is given. The attribute `dtype`
+    is what `from_pretrained` was told to compute in, or None.
 
-    For `jax.jit`, `jax.vmap` and gradients, and without clipping, see `apply`. It can be pickled,
-    for other processes; what is compiled stays behind.
+    For `jax.jit`, `jax.vmap` and gradients, and without clipping, see `apply`. It can be pickled.
 
     Args:
       model: a network that maps noisy (B, H, W, C) in [0, 1] to clean, with the attribute
         `channels`. It is used in evaluation mode, and its parameters are shared: what is trained on
         changes here too, unless it is split over devices. A snapshot is `nnx.clone(model)`.
       window: (height, width) in pixels that attention's statistics are taken over, around each
-        pixel; None for the whole picture. For pictures much larger than the training crops: see
-        `AttentionUNet.with_window`.
+        pixel; None for the whole picture. See `AttentionUNet.with_window`.
       devices: split the rows of every picture over this many of this process's devices, for
         pictures too large for one. Rows at the edges are exchanged and attention's sums taken over
         all devices, so the result is the same. Where the height is no multiple of `devices` (times
         2^(levels - 1) for a U-Net) the picture is continued by its mirror image first, which counts
         in attention's statistics. Nothing is tiled then.
-      memory: what the process should stay within, the pictures included: bytes, or a text like
-        "2GB". By default half of what is free on top of what it holds. Tiles are chosen by it; with
-        less than the smallest tiles need (some 600 MB), those are taken.
+      memory: what the process should stay within, pictures included: bytes, or a text like "2GB".
+        By default half of what is free on top of what it holds. Tiles are chosen by it; with less
+        than the smallest tiles need (some 600 MB), those are taken.
 
     Raises:
       InputError: where there are not so many devices, and for a `memory` that is none.
@@ -148,15 +146,18 @@ class Denoiser:
           InputError: as `sa_flax.from_pretrained`, and for a network that is no denoiser.
         """
         model, config = from_pretrained(name, revision=revision, dtype=dtype)
+        origin = str(name)
+        its = window or saved_use.window_of(config, origin)
         try:
-            denoiser = cls(model, window=window, devices=devices, memory=memory)
+            denoiser = cls(model, window=its, devices=devices, memory=memory)
         except TypeError as error:
             raise InputError(f"{name}: {error}") from error
+        denoiser._options["window"] = window  # what specialists are given, too
         denoiser.dtype = None if dtype is None else jnp.dtype(dtype).name
-        denoiser.suits_gray = suits_gray(config)
-        denoiser.keep_detail = keep_detail_of(config, str(name))
-        denoiser.declip = declips(config, str(name))
-        denoiser.specialists = specialists_of(config, str(name))
+        denoiser.suits_gray = saved_use.suits_gray(config)
+        denoiser.keep_detail = saved_use.keep_detail_of(config, origin)
+        denoiser.declip = saved_use.declips(config, origin)
+        denoiser.specialists = saved_use.specialists_of(config, origin)
         return denoiser
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -223,10 +224,7 @@ class Denoiser:
         report: Report = ignore,
         handed_to: Callable[[str], None] | None = None,
     ) -> Any:
-        """Denoises a picture or a batch of pictures.
-
-        The result is clipped to the range of its kind ([0, 1] for floats) and, for integers,
-        rounded; `apply` does neither.
+        """Denoises a picture or a batch of pictures; see the class.
 
         Args:
           noisy: see the class.

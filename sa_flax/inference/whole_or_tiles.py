@@ -28,6 +28,8 @@ _RESERVE = 250 * 2**20
 # not a network's statistics but what it removes that is looked at.
 _PARTS = 4
 _LOOKED_AT = 128
+# Windows of attention's statistics that add up to more are looked at one by one.
+_FURTHEST = 256
 # Pixels of a picture that is held as a whole before anything is done to the result.
 _HELD = 2**20
 
@@ -49,6 +51,14 @@ def kind_of(model: nnx.Module) -> Kind:
     return "pooled" if None in windows else "windowed"
 
 
+def _radius_of(model: nnx.Module) -> int:
+    """What tiles of a network's pictures overlap by on each side, 0 where it says nothing."""
+    radius: int = getattr(model, "receptive_radius", 0)
+    if radius > _FURTHEST:
+        radius = getattr(model, "effective_radius", radius)
+    return radius
+
+
 class Engine:
     """Compiled functions of one network, and how pictures go through them.
 
@@ -64,7 +74,7 @@ class Engine:
     ):
         self.kind = kind_of(model)
         self.stride: int = getattr(model, "stride", 1)
-        self.radius: int = getattr(model, "receptive_radius", 0)
+        self.radius = _radius_of(model)
         self.channels: int = model.channels  # type: ignore[attr-defined]
         self.takes_noise_level: bool = getattr(model, "noise_level", False)
         self._budget = None if memory is None else bytes_.parse_bytes(memory)
@@ -221,7 +231,9 @@ class Engine:
 
     def _bytes_per_pixel(self, state: Any) -> float:
         if self._per_pixel is None:
-            side = -(-64 // self.stride) * self.stride
+            # Larger than a window: its statistics are maps then. Nothing is computed.
+            side = 4 * self.radius if self.kind == "windowed" else 64
+            side = -(-side // self.stride) * self.stride
             x = jax.ShapeDtypeStruct((1, side, side, self.channels), jnp.float32)
             sigma = 0.0 if self.takes_noise_level else None
             self._per_pixel = bytes_.bytes_per_pixel(self._forward, side, side, state, x, sigma)

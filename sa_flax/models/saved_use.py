@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from sa_flax.errors import InputError
+from sa_flax.functional.statistics import Window, check_window
 from sa_flax.models.saved import CONFIG, list_pretrained
 
 
@@ -44,6 +45,21 @@ def declips(config: Mapping[str, Any], origin: str) -> bool:
     if not isinstance(answer, bool):
         raise InputError(f'{origin}: "declip" in {CONFIG} must be true or false; got {answer!r}.')
     return answer
+
+
+def window_of(config: Mapping[str, Any], origin: str) -> Window:
+    """What a saved network's statistics are to be taken over, by its config; None if not noted.
+
+    Raises:
+      InputError: for what is no pair of positive integers.
+    """
+    try:
+        return check_window(config.get("window"))
+    except ValueError as error:
+        raise InputError(
+            f'{origin}: "window" in {CONFIG} must be [height, width], two integers of at least 1; '
+            f"got {config['window']!r}."
+        ) from error
 
 
 def specialists_of(config: Mapping[str, Any], origin: str) -> dict[int, str]:

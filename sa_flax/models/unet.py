@@ -1,7 +1,7 @@
 """A U-Net for denoising, with a choice of attention and of where it stands."""
 
 import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -17,7 +17,7 @@ from sa_flax.functional.statistics import WindowLike, check_window, statistics_d
 from sa_flax.models.places import Attend, Kinds, kinds_by_place
 from sa_flax.modules.blocks import Downsample, ResidualBlock, Upsample, conv3x3
 from sa_flax.modules.layer import Maps, set_window
-from sa_flax.modules.reach import attention_reach
+from sa_flax.modules.reach import kernel_reach, window_reach
 
 Dtype = jax.typing.DTypeLike
 # Called with the name of a residual block, the block, what goes in and what comes out.
@@ -292,20 +292,36 @@ class AttentionUNet(nnx.Module):
             x = y
         return x
 
+    def _attentions(self) -> Iterator[tuple[int, Any]]:
+        """(level, attention) of every block; attention is None where there is none."""
+        for level in range(self.levels):
+            stacks = [self.bottom]
+            if level < self.levels - 1:
+                stacks = [self.encoder[level], self.decoder[level]]
+            blocks: list[Any] = [block for stack in stacks for block in stack.layers]
+            yield from ((level, block.attention) for block in blocks)
+
+    def _radius_without_windows(self) -> int:
+        # Head and tail; where a pixel lies in its coarsest one; two convolutions in each block.
+        edges: int = 2 + self.stride - 1
+        return edges + sum(2**level * (2 + kernel_reach(a)) for level, a in self._attentions())
+
     @property
     def receptive_radius(self) -> int:
         """How many pixels away from a pixel its result depends on, at most.
 
         Of statistics that attention takes of the whole picture nothing is said here.
         """
-        reach: int = 2 + self.stride - 1  # head and tail; where a pixel lies in its coarsest one
-        for level in range(self.levels):
-            stacks = [self.bottom]
-            if level < self.levels - 1:
-                stacks = [self.encoder[level], self.decoder[level]]
-            blocks: list[Any] = [block for stack in stacks for block in stack.layers]
-            reach += int(2**level) * sum(2 + attention_reach(block.attention) for block in blocks)
-        return reach
+        windows = sum(2**level * window_reach(a) for level, a in self._attentions())
+        return self._radius_without_windows() + windows
+
+    @property
+    def effective_radius(self) -> int:
+        """How many pixels away its result depends on noticeably: the windows of attention's
+        statistics don't add up as the convolutions do, since a mean over many pixels hardly knows
+        what has changed in those at its edge."""
+        windows = max(2**level * window_reach(a) for level, a in self._attentions())
+        return self._radius_without_windows() + windows
 
     def with_window(self, window: WindowLike) -> "AttentionUNet":
         """This network with attention's statistics taken over a window around each pixel.

@@ -83,13 +83,15 @@ def known_options(config: Config) -> frozenset[str]:
 def start_from(model: nnx.Module, name: str) -> None:
     """Gives `model` the parameters of a saved network, in place (--init-from).
 
-    Both must be of one shape, but for three exceptions. A gray network can start from a colour one:
+    Both must be of one shape, but for four exceptions. A gray network can start from a colour one:
     its first kernel is the sum over the colours, its last the mean, so that it does to a gray
     picture what the colour network does to three equal channels, on average over them. A U-Net can
     start from one with fewer blocks at a level: the blocks that are new begin as the identity, so
-    that it does what the smaller one does. And a U-Net without attention can start from a narrower
-    one: the features that are new begin as its seed draws them, and nothing takes them up at first,
-    so that it too does what the smaller one does (Chen et al., Net2Net, ICLR 2016).
+    that it does what the smaller one does. A U-Net with attention can start from one without: gates
+    begin as constants, and the convolution before makes up for them, so that it does what that one
+    does. And a U-Net without attention can start from a narrower one: the features that are new
+    begin as its seed draws them, and nothing takes them up at first, so that it too does what the
+    smaller one does (Chen et al., Net2Net, ICLR 2016).
 
     Raises:
       PretrainedError: where there is no such network.
@@ -101,6 +103,7 @@ def start_from(model: nnx.Module, name: str) -> None:
         shapes = {path: leaf.get_value().shape for path, leaf in model_leaves(model).items()}
         arrays = {path: _to_gray(a, shapes.get(path, a.shape)) for path, a in arrays.items()}
     arrays = _widened(model, arrays)
+    arrays |= _new_attention(model, arrays)
     fill(model, _new_blocks(model, arrays) | arrays, f"--init-from {name}")
 
 
@@ -119,6 +122,56 @@ def _new_blocks(model: nnx.Module, given: dict[str, np.ndarray]) -> dict[str, np
         # The attention of nothing is nothing: a gate multiplies it, affinities average it.
         new[path] = np.zeros_like(value) if match[2].startswith("conv2.") else value
     return new
+
+
+# What the gates of masks end in: with 0 there they don't depend on the map.
+_GATES = ("expand_kernel", "spatial_kernel", "kernel")
+
+
+def _new_attention(model: nnx.Module, given: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Parameters of the attention that the blocks of `given` lack, and of the convolutions before.
+
+    The attention begins as a constant matrix M over the features (of gates it is diagonal), which
+    the convolution before takes back: its kernel and its bias are multiplied by M^-1. Nothing for
+    one that can't begin so.
+    """
+    new: dict[str, np.ndarray] = {}
+    every = model_leaves(model)
+    for path, block in nnx.iter_modules(model):
+        name = ".".join(map(str, path))
+        kernel, bias = f"{name}.conv2.kernel", f"{name}.conv2.bias"
+        its = {leaf for leaf in every if leaf.startswith(f"{name}.attention.")}
+        if not its or its & given.keys() or not {kernel, bias} <= given.keys():
+            continue
+        attention: nnx.Module = nnx.clone(block.attention)  # type: ignore[attr-defined]
+        leaves = model_leaves(attention)
+        for leaf, variable in leaves.items():
+            value = variable.get_value()
+            if leaf in _GATES:
+                variable.set_value(jnp.zeros_like(value))
+            if leaf == "merge_kernel":  # the sum of two gated maps
+                eye = jnp.eye(value.shape[1], dtype=value.dtype)
+                variable.set_value(jnp.concatenate([eye] * (len(value) // len(eye))))
+        matrix = _constant_matrix(attention, given[bias].size)
+        if matrix is None:
+            continue
+        back = np.linalg.inv(matrix)
+        new |= {kernel: given[kernel] @ back, bias: given[bias] @ back}
+        new |= {f"{name}.attention.{leaf}": np.asarray(v.get_value()) for leaf, v in leaves.items()}
+    return new
+
+
+def _constant_matrix(attention: nnx.Module, features: int) -> np.ndarray | None:
+    """What a layer multiplies the features of every pixel by, (C, C); None where it does more."""
+    side = 8
+    each = np.broadcast_to(
+        np.eye(features, dtype=np.float32)[:, None, None], (features, side, side, features)
+    )
+    matrix = np.asarray(attention(jnp.asarray(each)))[:, 0, 0]
+    x = np.random.default_rng(0).standard_normal((1, side, side, features)).astype(np.float32)
+    if not np.allclose(np.asarray(attention(jnp.asarray(x))), x @ matrix, atol=1e-5):
+        return None
+    return matrix if np.linalg.cond(matrix) < 100 else None
 
 
 # A parameter of a U-Net without attention.

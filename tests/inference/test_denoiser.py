@@ -12,6 +12,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 import sa_flax
 from sa_flax.errors import InputError
+from sa_flax.models.saved import model_leaves
 from sa_flax.training.network import network_of
 from sa_flax.training.run_directory import read_config
 from tests.annotations import refuses
@@ -253,3 +254,24 @@ def test_a_window(run_directory):
     np.testing.assert_allclose(small, whole, atol=1e-5)
     with pytest.raises(TypeError, match="no statistics to take over a window"):
         sa_flax.Denoiser(Halve(3), window=(8, 8))
+
+
+def test_a_network_says_which_window_it_wants(tmp_path):
+    rng = np.random.default_rng(0)
+    noisy = rng.random((48, 40, 3)).astype(np.float32)
+    options = {"width": 8, "levels": 2, "attention": "squeeze_excite"}
+    model = sa_flax.create_model("attention_unet", **options, rngs=nnx.Rngs(0))
+    for leaf in model_leaves(model).values():  # fresh gates would depend on no statistics
+        leaf.set_value(leaf.get_value() + jnp.asarray(rng.normal(0, 0.1, leaf.shape), jnp.float32))
+    config = {"model": "attention_unet", "options": options, "window": [16, 8]}
+    sa_flax.save_pretrained(model, tmp_path / "own", config=config)
+    own = sa_flax.Denoiser.from_pretrained(tmp_path / "own")
+    asked = sa_flax.Denoiser(model, window=(16, 8))(noisy)
+    np.testing.assert_array_equal(own(noisy), asked)
+    np.testing.assert_array_equal(pickle.loads(pickle.dumps(own))(noisy), asked)
+    other = sa_flax.Denoiser.from_pretrained(tmp_path / "own", window=(48, 48))(noisy)
+    np.testing.assert_array_equal(other, sa_flax.Denoiser(model, window=(48, 48))(noisy))
+    assert np.abs(other - asked).max() > 1e-4
+    sa_flax.save_pretrained(model, tmp_path / "bad", config={**config, "window": 16})
+    with pytest.raises(InputError, match=r'"window" .* \[height, width\].* got 16'):
+        sa_flax.Denoiser.from_pretrained(tmp_path / "bad")

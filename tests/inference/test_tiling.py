@@ -120,6 +120,21 @@ def test_a_window_is_exact_in_tiles(kind, size, window, monkeypatch):
     np.testing.assert_allclose(clean, whole_of_it, atol=1e-5)
 
 
+def test_wide_windows_of_many_layers_are_nearly_exact_in_tiles(monkeypatch):
+    """Overlapping by all of them together would leave nothing of a tile, and took gigabytes."""
+    model = network("squeeze_excite", width=8, levels=3, attend="both").with_window((128, 128))
+    assert model.receptive_radius > 256 > 128 > model.effective_radius > 64
+    noisy = picture(480, 130)
+    whole_of_it = sa_flax.Denoiser(model)(noisy)
+    denoiser = sa_flax.Denoiser(model, memory="1MB")
+    assert denoiser._engine.radius == model.effective_radius
+    in_tiles_of(136, 320, monkeypatch=monkeypatch)
+    calls = []
+    clean = denoiser(noisy, report=lambda *call: calls.append(call))
+    assert len(calls) > 1
+    np.testing.assert_allclose(clean, whole_of_it, atol=2e-5)
+
+
 @pytest.mark.parametrize("kind", some_slow(AFFINITIES, AFFINITIES[0]))
 def test_attention_between_all_positions(kind, monkeypatch):
     model, noisy = network(kind, width=8, levels=2, attend="encoder"), picture(150, 24)

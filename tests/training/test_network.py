@@ -11,9 +11,18 @@ from flax import nnx
 
 from sa_flax.config import Config, ModelConfig
 from sa_flax.errors import InputError
+from sa_flax.models.registry import create_model
 from sa_flax.models.saved import PretrainedError, from_pretrained, model_leaves
-from sa_flax.training.network import best_score, network_of, save_network, saved_options
+from sa_flax.modules import list_attentions
+from sa_flax.training.network import (
+    best_score,
+    network_of,
+    save_network,
+    saved_options,
+    start_from,
+)
 from sa_flax.training.state import create_state, make_optimizer
+from tests.slow import some_slow
 from tests.torch_reference.weights import drawn_model
 
 COLOUR = Config(model=ModelConfig(width=4, levels=2), seed=3)
@@ -129,6 +138,46 @@ def test_a_wider_network_starts_as_the_one_it_came_from(tmp_path):
     gradients = nnx.grad(lambda model: jnp.sum(model(x) ** 2))(wider)
     assert jnp.any(gradients.tail.kernel[:, :, 4:] != 0)
     assert jnp.any(gradients.decoder[0].layers[0].conv1.kernel[:, :, 4:, :4] != 0)
+
+
+@pytest.mark.parametrize("kind", some_slow(list_attentions(), "squeeze_excite", "dual"))
+def test_attention_that_is_new_changes_nothing_at_first(kind, tmp_path):
+    plain = dataclasses.replace(
+        COLOUR, model=dataclasses.replace(COLOUR.model, width=8, attention="none", attend="none")
+    )
+    source = drawn_model("attention_unet", **saved_options(plain))
+    save_network(tmp_path, source, plain, step=1, scores={})
+    asked = dataclasses.replace(plain.model, blocks=(2, 1), attention=kind, attend="both")
+    config = dataclasses.replace(plain, model=asked, init_from=str(tmp_path))
+    graphdef, state = started(config)
+    model = nnx.merge(graphdef, state.params, state.rest)
+    x = jnp.asarray(np.random.default_rng(1).random((1, 8, 8, 3), np.float32))
+    np.testing.assert_allclose(nnx.jit(model)(x), nnx.jit(source)(x), rtol=1e-4, atol=1e-4)
+    # It learns from the first step.
+    gradients = nnx.jit(nnx.grad(lambda model: jnp.sum(model(x) ** 2)))(model)
+    of_attention = jax.tree.leaves(gradients.encoder[0].layers[0].attention)
+    assert any(bool(jnp.any(leaf != 0)) for leaf in of_attention)
+
+
+def test_attention_that_cannot_begin_as_a_constant_is_refused(tmp_path):
+    plain = dataclasses.replace(
+        COLOUR, model=dataclasses.replace(COLOUR.model, attention="none", attend="none")
+    )
+    save_network(tmp_path, network_of(plain), plain, step=1, scores={})
+
+    class Square(nnx.Module):
+        def __init__(self, features, *, rngs, param_dtype=None):
+            self.scale = nnx.Param(jnp.ones(features))
+
+        def __call__(self, x):
+            return self.scale[...].reshape(1, 1, 1, -1) * x**2
+
+    model = create_model(
+        "attention_unet", **saved_options(plain) | {"attention": Square, "attend": "both"},
+        rngs=nnx.Rngs(0),
+    )  # fmt: skip
+    with pytest.raises(InputError, match=r"filled by nothing(.|\n)*attention\.scale"):
+        start_from(model, str(tmp_path))
 
 
 @pytest.mark.parametrize(
