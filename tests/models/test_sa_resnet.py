@@ -52,6 +52,7 @@ def test_parameter_counts_of_the_paper(name, count):
     assert sum(sizes) == count
 
 
+@pytest.mark.slow
 def test_the_deepest_has_as_many_parameters_as_its_twin():
     model = _abstract("sa_resnet152")
     sizes = [leaf.get_value().size for _, leaf in nnx.to_flat_state(nnx.state(model, nnx.Param))]

@@ -12,6 +12,7 @@ import sa_flax
 from sa_flax.models.unet import pad_to_multiple
 from sa_flax.modules import ShuffleAttention
 from tests.annotations import refuses, unchecked
+from tests.slow import some_slow
 
 
 def small(**options) -> nnx.Module:
@@ -60,7 +61,10 @@ def test_where_attention_stands(attend, count):
         assert all(path[0] == attend for path in found)
 
 
-@pytest.mark.parametrize("attention", ["none", *sa_flax.list_attentions()])
+@pytest.mark.parametrize(
+    "attention",
+    some_slow(["none", *sa_flax.list_attentions()], "none", "shuffle", "dual", "non_local"),
+)
 def test_every_kind_reaches_every_parameter(attention):
     model = small(attention=attention, attend="both", channels=1, width=16)
     graphdef, params = nnx.split(model)

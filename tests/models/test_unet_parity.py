@@ -34,7 +34,7 @@ def _randomised(model: nnx.Module, seed: int = 0) -> nnx.Module:
 @pytest.mark.parametrize(
     ("attention", "attend", "blocks", "width"),
     [
-        ("shuffle", "decoder", 1, 8),
+        pytest.param("shuffle", "decoder", 1, 8, marks=pytest.mark.slow),
         ("shuffle", "both", 2, 8),
         ("none", "none", 1, [12, 6, 10]),
     ],

@@ -11,8 +11,11 @@ from flax import nnx
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 import sa_flax
+from tests.slow import some_slow
 
 KINDS = sa_flax.list_attentions()
+# A mask with groups, one of two branches, and affinities of both sorts.
+SOME = some_slow(KINDS, "shuffle", "dual", "non_local", "danet")
 AFFINITIES = ("non_local", "self_attention", "danet")
 
 
@@ -87,7 +90,7 @@ def test_no_promotion_is_left_to_jax_in_the_network(kind, dtype):
     assert jax.eval_shape(run, state, x)[0].dtype == x.dtype
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", SOME)
 def test_any_number_of_leading_axes_and_none_to_work_on(kind):
     layer = jax.jit(layer_of(kind).__call__)
     x = map_of(2, 1, 2, 3, 4, 8)  # rank 6
@@ -100,7 +103,7 @@ def test_any_number_of_leading_axes_and_none_to_work_on(kind):
 
 
 @pytest.mark.skipif(jax.device_count() < 8, reason="needs eight devices")
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", SOME)
 def test_explicit_mesh_axes(kind):
     """Batch and height, or channels, split over explicit axes: the result lies as the map does."""
     mesh = jax.make_mesh((2, 4), ("b", "h"), axis_types=(AxisType.Explicit,) * 2)
@@ -119,7 +122,7 @@ def test_explicit_mesh_axes(kind):
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-5), got, expected)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", SOME)
 def test_exports_for_any_size(kind):
     """One export for maps of any batch, height and width; affinities go through it in blocks."""
     layer = layer_of(kind)
