@@ -87,6 +87,7 @@ def run(options: argparse.Namespace, stop: Stop) -> int:
             "place for it."
         )
     from sa_flax.inference import darktable, export
+    from sa_flax.models.saved_use import window_of
     from sa_flax.porting.twin import write_torch_file
 
     if ending == ".dtmodel":
@@ -114,6 +115,13 @@ def run(options: argparse.Namespace, stop: Stop) -> int:
     if not options.quiet:
         checked = "" if difference is None else f"; results differ by {difference:.1e} at most"
         print(f"{options.model} -> {output} ({output.stat().st_size / 2**20:.1f} MiB{checked})")
+    if window := window_of(config, options.model):
+        print(
+            f"sa-flax: {options.model} takes attention's statistics over {window[0]} x {window[1]} "
+            "pixels around each pixel, the file over all that it is given: let the other program "
+            "work on tiles of about that size.",
+            file=sys.stderr,
+        )
     stop.check()
     return 0
 

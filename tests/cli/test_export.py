@@ -1,6 +1,7 @@
 """`sa-flax export`."""
 
 import json
+import shutil
 import zipfile
 
 import pytest
@@ -16,6 +17,18 @@ def test_a_run_is_exported(sa_flax, run_directory, tmp_path, ending):
     assert f"{run_directory} -> {path} (" in out
     assert "results differ by" in out
     assert [p.name for p in tmp_path.iterdir() if p.is_file()] == [path.name]
+
+
+def test_a_window_is_not_in_the_file(sa_flax, run_directory, tmp_path):
+    saved = tmp_path / "windowed"
+    shutil.copytree(run_directory / "network", saved)
+    config = json.loads((saved / "config.json").read_text())
+    (saved / "config.json").write_text(json.dumps(config | {"window": [96, 64]}))
+    asked = ("export", saved, "--output", tmp_path / "net.safetensors", "--no-check")
+    code, _, err = sa_flax(*asked)
+    assert code == 0
+    assert "statistics over 96 x 64 pixels" in err
+    assert "work on tiles of about that size" in err
 
 
 def test_a_run_for_darktable(sa_flax, run_directory, tmp_path):
