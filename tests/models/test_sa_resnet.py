@@ -44,7 +44,11 @@ def _assert_close(actual, expected, what=""):
 
 
 @pytest.mark.parametrize(
-    ("name", "count"), [("sa_resnet50", 25_557_740), ("sa_resnet101", 44_550_684)]
+    ("name", "count"),
+    [
+        ("sa_resnet50", 25_557_740),
+        pytest.param("sa_resnet101", 44_550_684, marks=pytest.mark.slow),
+    ],
 )
 def test_parameter_counts_of_the_paper(name, count):
     model = _abstract(name)
@@ -80,7 +84,10 @@ def _multiply_adds(jaxpr) -> int:
     return total
 
 
-@pytest.mark.parametrize(("name", "giga"), [("sa_resnet50", 4.125), ("sa_resnet101", 7.854)])
+@pytest.mark.parametrize(
+    ("name", "giga"),
+    [("sa_resnet50", 4.125), pytest.param("sa_resnet101", 7.854, marks=pytest.mark.slow)],
+)
 def test_multiply_adds_of_the_paper(name, giga):
     model = _abstract(name)
     model.eval()

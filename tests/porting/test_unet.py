@@ -16,6 +16,7 @@ from sa_flax.errors import PortingError
 from sa_flax.porting.attention_rules import ATTENTION_RULES
 from sa_flax.porting.convert import model_leaves
 from sa_flax.porting.torch_unet import AttentionUNet as TorchUNet
+from tests.slow import some_slow
 from tests.torch_reference.weights import as_tensors, drawn_model, nchw, nhwc, randomise
 
 SIZES = {"channels": 3, "width": 8, "levels": 2, "blocks": 1}
@@ -35,7 +36,9 @@ def test_every_attention_has_rules():
     assert sorted(ATTENTION_RULES) == sa_flax.list_attentions()
 
 
-@pytest.mark.parametrize("attention", sa_flax.list_attentions())
+@pytest.mark.parametrize(
+    "attention", some_slow(sa_flax.list_attentions(), "shuffle", "cbam", "dual", "non_local")
+)
 def test_there_and_back(attention):
     with jax.enable_x64(True):
         twin = TorchUNet(**SIZES, attention=attention, attend="both").double()

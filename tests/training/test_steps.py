@@ -18,6 +18,7 @@ from sa_flax.training.state import (
     make_optimizer,
 )
 from sa_flax.training.steps import make_train_step, reconstruction_loss
+from tests.slow import some_slow
 
 CONFIG = Config(
     model=ModelConfig(width=4, levels=2, channels=1),
@@ -132,7 +133,7 @@ def test_a_schedule_that_can_be_extended():
         np.testing.assert_allclose([schedule(10), schedule(55)], expected, rtol=1e-6)
 
 
-@pytest.mark.parametrize("kind", ["adamw", "muon"])
+@pytest.mark.parametrize("kind", some_slow(["adamw", "muon"], "adamw"))
 def test_the_rate_that_is_logged_is_the_one_that_is_used(kind):
     config = dataclasses.replace(CONFIG, optimizer=dataclasses.replace(CONFIG.optimizer, kind=kind))
     optimizer = make_optimizer(config.optimizer, config.steps)
