@@ -40,11 +40,12 @@ _NEIGHBOURS, _CHANNELS = 0.2, 0.35
 _FAINT = 3 / 255
 # How much stronger noise may be at one brightness than at another.
 _UNEVEN = 3.0
-# That ratio, in the quarter of the blocks that differ least: up to 0.05 for the white noise
-# of those pictures, mostly below 0, and 0.01 more since specialists are trained by weighted_mse;
-# 0.08 to 3 for other noise. And the share of the values that may be at a limit: clipped noise has
-# another mean, which can be mended up to there.
-_LEFT, _CLIPPED = 0.07, 0.2
+# That ratio by the number of channels, in the quarter of the blocks that differ least: up to 0.05
+# for the white noise of those pictures, mostly below 0, and 0.01 more since specialists are trained
+# by weighted_mse; 0.08 to 3 for other noise. With gates in every block (`gray`) up to 0.126, and
+# 0.15 to 11. And the share of the values that may be at a limit: clipped noise has another mean,
+# which can be mended up to there.
+_LEFT, _CLIPPED = {1: 0.135, 3: 0.07}, 0.2
 _LAGS = ((0, 1), (1, 0), (1, 1), (0, 2), (2, 0))
 
 
@@ -136,7 +137,7 @@ def leaves_no_noise(pairs: Sequence[Pair], specialist: Callable[[np.ndarray], np
     least = np.argsort(differ)[: -(-len(differ) // 4)]
     removed, left = noisy[least] - theirs[least], theirs[least] - clean[least]
     together = np.mean(left * removed, axis=(1, 2, 3)) / np.maximum(_power(removed), 1e-12)
-    return bool(np.median(together) < _LEFT)
+    return bool(np.median(together) < _LEFT[noisy.shape[-1]])
 
 
 def parts_of(pairs: Sequence[Pair]) -> list[Pair]:
