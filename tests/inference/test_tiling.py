@@ -135,6 +135,19 @@ def test_wide_windows_of_many_layers_are_nearly_exact_in_tiles(monkeypatch):
     np.testing.assert_allclose(clean, whole_of_it, atol=2e-5)
 
 
+@pytest.mark.slow
+def test_tiles_of_the_shipped_gray_are_the_whole_to_a_hundredth_of_a_level(monkeypatch):
+    noisy = picture(800, 168, channels=1)[..., 0]
+    whole_of_it = sa_flax.Denoiser.from_pretrained("gray")(noisy)
+    denoiser = sa_flax.Denoiser.from_pretrained("gray", memory="1MB")
+    assert denoiser._engine.radius < 256 < denoiser.model.receptive_radius
+    in_tiles_of(168, 400, monkeypatch=monkeypatch)
+    calls = []
+    clean = denoiser(noisy, report=lambda *call: calls.append(call))
+    assert len(calls) > 1
+    assert 0 < 255 * np.abs(clean - whole_of_it).max() < 0.01
+
+
 @pytest.mark.parametrize("kind", some_slow(AFFINITIES, AFFINITIES[0]))
 def test_attention_between_all_positions(kind, monkeypatch):
     model, noisy = network(kind, width=8, levels=2, attend="encoder"), picture(150, 24)
