@@ -143,7 +143,10 @@ def _new_attention(model: nnx.Module, given: dict[str, np.ndarray]) -> dict[str,
         its = {leaf for leaf in every if leaf.startswith(f"{name}.attention.")}
         if not its or its & given.keys() or not {kernel, bias} <= given.keys():
             continue
-        attention: nnx.Module = nnx.clone(block.attention)  # type: ignore[attr-defined]
+        if every[kernel].get_value().shape != given[kernel].shape:  # what is listed as a misfit
+            continue
+        attention = nnx.clone(block.attention)  # type: ignore[attr-defined]
+        attention.dtype = None  # for a bfloat16 network, too, all this is in float32
         leaves = model_leaves(attention)
         for leaf, variable in leaves.items():
             value = variable.get_value()

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -145,11 +146,15 @@ def test_attention_that_is_new_changes_nothing_at_first(kind, tmp_path):
     plain = dataclasses.replace(
         COLOUR, model=dataclasses.replace(COLOUR.model, width=8, attention="none", attend="none")
     )
-    source = drawn_model("attention_unet", **saved_options(plain))
+    source, random = network_of(plain), np.random.default_rng(0)
+    for leaf in model_leaves(source).values():
+        leaf.set_value(jnp.asarray(0.2 * random.standard_normal(leaf.shape), jnp.float32))
     save_network(tmp_path, source, plain, step=1, scores={})
     asked = dataclasses.replace(plain.model, blocks=(2, 1), attention=kind, attend="both")
     config = dataclasses.replace(plain, model=asked, init_from=str(tmp_path))
+    graphdef, half = started(dataclasses.replace(config, dtype="bfloat16"))
     graphdef, state = started(config)
+    chex.assert_trees_all_equal(half.params, state.params)
     model = nnx.merge(graphdef, state.params, state.rest)
     x = jnp.asarray(np.random.default_rng(1).random((1, 8, 8, 3), np.float32))
     np.testing.assert_allclose(nnx.jit(model)(x), nnx.jit(source)(x), rtol=1e-4, atol=1e-4)
@@ -178,6 +183,9 @@ def test_attention_that_cannot_begin_as_a_constant_is_refused(tmp_path):
     )  # fmt: skip
     with pytest.raises(InputError, match=r"filled by nothing(.|\n)*attention\.scale"):
         start_from(model, str(tmp_path))
+    wider = network_of(dataclasses.replace(COLOUR, model=ModelConfig(width=6, levels=2)))
+    with pytest.raises(InputError, match=r"conv2\.kernel: has shape \(3, 3, 4, 4\)"):
+        start_from(wider, str(tmp_path))
 
 
 @pytest.mark.parametrize(
