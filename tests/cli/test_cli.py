@@ -32,7 +32,11 @@ def test_denoise_a_folder(sa_flax, folder, tmp_path):
 
 @pytest.mark.parametrize(
     ("fast", "asked", "taken"),
-    [(False, [], None), (True, [], "bfloat16"), (True, ["--dtype", "float32"], "float32")],
+    [
+        pytest.param(False, [], None, marks=pytest.mark.slow),
+        (True, [], "bfloat16"),
+        (True, ["--dtype", "float32"], "float32"),
+    ],
 )
 def test_bfloat16_is_taken_where_it_is_fast(
     sa_flax, folder, tmp_path, monkeypatch, fast, asked, taken
