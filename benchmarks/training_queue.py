@@ -43,17 +43,13 @@ from benchmarks.trainings import train
 from sa_flax.data.builders import PHOTOGRAPHS
 
 # Two cores: 24/48/96/192 features.
-# log_mse counts faint and strong noise alike, and so clean pictures, which must not be harmed;
-# weighted_mse crops by what is lost in them besides, which the PSNR of whole pictures does.
-# At a rate of 4e-3 (clipped at 0.2) its loss ran away after 3,250 steps; 2e-3 held, and 1e-3 is as
-# good for what has little left to learn.
+# At a rate of 4e-3 (clipped at 0.2) the loss ran away after 3,250 steps; 2e-3 held, and 1e-3 is for
+# what has little left to learn.
 # Muon at 3e-3 took 0.05 dB from `gray` in 7,000 steps, and at 1e-3 brought none in 2,500.
 # In bfloat16 a step takes three quarters of the time where the processor multiplies it (jax 0.12).
 _NETWORK = [
     *("--model.width", "24", "--model.levels", "4"),
-    *("--model.attention", "none", "--model.attend", "none"),
     *("--optimizer.kind", "adamw", "--optimizer.learning-rate", "1e-3"),
-    *("--optimizer.loss", "log_mse", "--optimizer.clip-norm", "3"),
     *("--optimizer.final-fraction", "0.001", "--optimizer.warmup-steps", "300"),
     *("--dtype", "bfloat16"),
     *("--checkpoint-every", "1000", "--evaluate-every", "4000", "--log-every", "250"),
@@ -63,7 +59,11 @@ _NETWORK = [
 # learned, and with seven tenths it got worse again. White noise has a fifth only, since `color` and
 # `gray` take it over where nothing else was done to it. Without `resized` and `cropped` (the
 # default is a half) real noise was known by JPEG's blocks beginning at multiples of eight.
+# log_mse counts faint and strong noise alike, and so clean pictures, which must not be harmed;
+# weighted_mse (below) crops by what is lost in them besides, which the PSNR of whole pictures does.
 _PHOTO = [
+    *("--model.attention", "none", "--model.attend", "none"),
+    *("--optimizer.loss", "log_mse", "--optimizer.clip-norm", "3"),
     *("--noise.kind", "photo", "--data.gray-share", "0.15"),
     *("--noise.white", "0.18", "--noise.correlated", "0.26", "--noise.camera", "0.42"),
     *("--noise.clipped", "0.8", "--noise.jpeg", "0.4", "--noise.resized", "0.25"),

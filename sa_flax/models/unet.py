@@ -293,7 +293,7 @@ class AttentionUNet(nnx.Module):
         return x
 
     def _attentions(self) -> Iterator[tuple[int, Any]]:
-        """(level, attention) of every block; attention is None where there is none."""
+        """(level, attention) of every block."""
         for level in range(self.levels):
             stacks = [self.bottom]
             if level < self.levels - 1:

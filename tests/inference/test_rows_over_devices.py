@@ -29,7 +29,7 @@ def picture(height: int = 64, width: int = 20) -> np.ndarray:
 
 @pytest.mark.parametrize(
     "kind",
-    some_slow(["none", *sa_flax.list_attentions()], "none", "cbam", "non_local"),
+    some_slow(["none", *sa_flax.list_attentions()], "none", "shuffle", "cbam", "non_local"),
 )
 def test_the_same_as_on_one_device(kind):
     model = network(kind)

@@ -333,8 +333,8 @@ def unet(kind: str, attend: str, seed: int = 0):
     )
 
 
-# Two sides by themselves cost as much again as both together, and can fail in no other way.
 QUICK = ("shuffle", "squeeze_excite", "dual", "non_local", "danet")
+# Two sides by themselves cost as much again as both together, and can fail in no other way.
 PLACES = [
     pytest.param(kind, at, marks=[] if at == "both" and kind in QUICK else pytest.mark.slow)
     for kind, at in itertools.product(KINDS, ("both", "encoder", "decoder"))
