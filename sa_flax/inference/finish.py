@@ -22,13 +22,13 @@ _GROUPS, _LEAST = 8, 20
 # that are no darker than this and have no more than this share of black.
 _RISES, _DARK, _BLACK = 16.0, 0.06, 0.05
 # Noise is alike in all blocks of this side, texture is not: noise has at most so many times the
-# power that was removed from the fiftieth with least of them; and up to that standard deviation
-# it is not known to be noise, all the less where the fiftieth has less than an eighth of the rest.
+# power that was removed from the fiftieth with least of them.
 _SIDE, _FIFTIETH, _ALIKE = 16, 0.02, 32.0
-_FAINT, _UNLIKE = 0.5 / 255, 8.0
-# The same of a picture as a whole: what would not be seen is not worth the risk. (That share is
-# squared: what would be seen is.)
-_UNSEEN, _UNEVEN = 0.7 / 255, 6.0
+# And where it is faint, up to that standard deviation, about as much as from a quarter of them.
+_QUARTER, _AS_MUCH, _FAINT = 0.25, 0.9, 4.0 / 255
+# Up to that standard deviation it would not be seen and is not worth the risk, all the less where
+# the fiftieth has less than a sixth of the rest.
+_UNSEEN, _UNEVEN = 0.9 / 255, 6.0
 # Blocks with more than this share of their pixels at a limit, and those with less than this
 # standard deviation (a frame, a drawing), do not tell.
 _AT_LIMIT, _BLANK = 0.05, 0.3 / 255
@@ -109,10 +109,11 @@ def _no_texture(usual: np.ndarray, light: np.ndarray, black: np.ndarray) -> np.n
     return usual
 
 
-def _least(pairs: Sequence[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
-    """(1024, 1): power that was removed from the fiftieth of the blocks with least, by brightness.
+def _least(pairs: Sequence[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
+    """Power that was removed from the fiftieth and the quarter of the blocks with least.
 
-    Infinite where too few blocks tell.
+    Returns:
+      Two (1024, 1) arrays, by brightness; infinite where too few blocks tell.
     """
 
     def of_blocks(parts: Iterable[np.ndarray]) -> np.ndarray:
@@ -123,10 +124,13 @@ def _least(pairs: Sequence[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
     spread = of_blocks(np.square(x) for x in light) - np.square(of_blocks(light))
     tells = (at_limit < _AT_LIMIT) & (spread > _BLANK**2)
     if tells.sum() < _LEAST:
-        return np.full((_STEPS, 1), np.inf, np.float32)
+        return (np.full((_STEPS, 1), np.inf, np.float32),) * 2
     groups = _Groups.of(of_blocks(y for _, y in pairs)[tells])
     removed = of_blocks(np.square(x - y) for x, y in pairs)[tells]
-    return groups.by_level(groups.quantile(removed, _FIFTIETH)[:, None])
+    fiftieth, quarter = (
+        groups.by_level(groups.quantile(removed, q)[:, None]) for q in (_FIFTIETH, _QUARTER)
+    )
+    return fiftieth, quarter
 
 
 @dataclasses.dataclass(frozen=True)
@@ -136,24 +140,28 @@ class Removed:
     Of the blocks of a picture, those of like brightness are expected to have like noise, of
     whatever level, colour and grain. Most of them are smooth enough to have lost nothing else, so
     the median over them of the power that was removed is the noise's; but where it is far above
-    what some of them have lost, or dark places, it is texture's. All is in a picture of two values,
-    which no noise leaves: drawn, or printed in halftone.
+    what some of them have lost, or dark places, it is texture's, and where it is faint, so is most
+    of what is above the loss of a quarter of them:
+
+        N = (0.9 P_quarter / P_median)^2 P_median.
+
+    All is in a picture of two values, which no noise leaves: drawn, or printed in halftone.
 
     Attributes:
       power: for the fine and the coarse band, (1024, C): mean square at a brightness from 0 to 1.
-      doubtful: (1024, 1), the share of it that is not known to be noise: where it is faint and not
-        alike in all blocks, and all of it where it is so in the picture as a whole.
+      doubtful: the share of it that is not worth the risk: all where it would not be seen and is
+        not alike in all blocks.
     """
 
     power: tuple[np.ndarray, np.ndarray]
-    doubtful: np.ndarray
+    doubtful: float
 
     @classmethod
     def of(cls, pairs: Sequence[tuple[np.ndarray, np.ndarray]]) -> "Removed":
         """From one or more parts of a picture, each (noisy, clean), (H, W, C)."""
         if all(has_two_values(noisy) for noisy, _ in pairs):  # no noise leaves that
             nothing = np.zeros((_STEPS, pairs[0][0].shape[-1]), np.float32)
-            return cls((nothing, nothing), np.ones((_STEPS, 1), np.float32))
+            return cls((nothing, nothing), doubtful=1.0)
         measured = [_bands(noisy, clean) for noisy, clean in pairs]
 
         def over_blocks(parts: Iterable[np.ndarray], side: int) -> np.ndarray:
@@ -167,14 +175,15 @@ class Removed:
             groups = _Groups.of(light)
             usual, at, dark = (groups.quantile(x, 0.5) for x in (squares, light, black[:, 0]))
             power.append(groups.by_level(_no_texture(usual, at, dark)))
-        least = np.maximum(_least(pairs), 1e-12)
+        fiftieth, quarter = (np.maximum(x, 1e-12) for x in _least(pairs))
         total = np.maximum(sum(part.mean(axis=-1, keepdims=True) for part in power), 1e-12)
-        power = [part * np.minimum(_ALIKE * least / total, 1) for part in power]
-        total = np.minimum(total, _ALIKE * least)
-        doubtful = _FAINT**2 / total * np.minimum(total / (_UNLIKE * least), 1)
-        whole, lost = (np.take(x, _level(light)).mean() for x in (total, least))
-        doubtful += np.square(_UNSEEN**2 / whole * np.minimum(whole / (_UNEVEN * lost), 1))
-        return cls((power[0], power[1]), np.minimum(doubtful, 1))
+        noise = np.minimum(total, _ALIKE * fiftieth)
+        whole, lost = (np.take(x, _level(light)).mean() for x in (noise, fiftieth))
+        doubtful = np.square(_UNSEEN**2 / whole * np.minimum(whole / (_UNEVEN * lost), 1))
+        uneven = 1 - np.square(np.minimum(_AS_MUCH * quarter / noise, 1))
+        noise *= 1 - uneven * np.minimum(_FAINT**2 / noise, 1)
+        fine, coarse = (part * noise / total for part in power)
+        return cls((fine, coarse), min(float(doubtful), 1.0))
 
     def deviation(self, clean: np.ndarray) -> np.ndarray:
         """Standard deviation of it in a channel, at each pixel of `clean`: (H, W, 1)."""
@@ -197,7 +206,7 @@ def texture(noisy: np.ndarray, clean: np.ndarray, usual: Removed) -> np.ndarray:
 
     Wiener's, with twice the noise, since P is known from few pixels. It is taken in two bands, fine
     and coarse, of brightness and of two colours each, and P as a mean over 5 x 5 and 11 x 11
-    pixels, taken twice. Of the rest, the share that is `doubtful` is likely none either.
+    pixels, taken twice. Of the rest, the share that is `doubtful` is put back, too.
 
     Args:
       noisy, clean: (H, W, C) float.
@@ -212,7 +221,7 @@ def texture(noisy: np.ndarray, clean: np.ndarray, usual: Removed) -> np.ndarray:
             around = box_means(around, width)
         noise = np.take(_TOLERATED * power, level, axis=0)
         kept += band * np.maximum(1 - noise / np.maximum(around, 1e-12), 0)
-    kept += np.take(usual.doubtful, level, axis=0) * (bands[0] + bands[1] - kept)
+    kept += np.float32(usual.doubtful) * (bands[0] + bands[1] - kept)
     return kept @ _OPPONENT if kept.shape[-1] == 3 else kept
 
 
