@@ -4,7 +4,7 @@ import inspect
 import json
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ import numpy as np
 from flax import nnx
 
 from sa_flax.config import Config, to_json
-from sa_flax.errors import InputError
+from sa_flax.errors import InputError, PortingError
 from sa_flax.models.registry import create_model, model_class
 from sa_flax.models.saved import (
     BEST_NETWORK,
@@ -95,16 +95,36 @@ def start_from(model: nnx.Module, name: str) -> None:
 
     Raises:
       PretrainedError: where there is no such network.
-      PortingError: where they don't fit; everything that does not is listed.
+      PortingError: where they don't fit; everything that does not is listed, and the options that
+        ask for that network.
     """
-    source, _ = from_pretrained(name)
+    source, saved = from_pretrained(name)
     arrays = {path: np.asarray(leaf.get_value()) for path, leaf in model_leaves(source).items()}
     if (getattr(source, "channels", None), getattr(model, "channels", None)) == (3, 1):
         shapes = {path: leaf.get_value().shape for path, leaf in model_leaves(model).items()}
         arrays = {path: _to_gray(a, shapes.get(path, a.shape)) for path, a in arrays.items()}
     arrays = _widened(model, arrays)
     arrays |= _new_attention(model, arrays)
-    fill(model, _new_blocks(model, arrays) | arrays, f"--init-from {name}")
+    try:
+        fill(model, _new_blocks(model, arrays) | arrays, f"--init-from {name}")
+    except PortingError as error:
+        asked = _as_options(saved)
+        error.args = (f"{error}\n  {name} itself is what these options ask for: {asked}",)
+        raise
+
+
+def _as_options(saved: Mapping[str, Any]) -> str:
+    """The options --model.* that ask for a saved network, but for those that stand at nothing."""
+    asked = {"name": saved["model"]} | dict(saved.get("options", {}))
+    words = []
+    for option, value in asked.items():
+        if value is False or value == {}:
+            continue
+        if isinstance(value, Mapping):
+            value = [word for pair in value.items() for word in pair]
+        several = value if isinstance(value, list | tuple) else [value]
+        words.append(f"--model.{option.replace('_', '-')} {' '.join(map(str, several))}")
+    return " ".join(words)
 
 
 # A parameter of a residual block of the U-Net: its stack, the block's number, its name there.

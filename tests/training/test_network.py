@@ -15,6 +15,7 @@ from sa_flax.errors import InputError
 from sa_flax.models.registry import create_model
 from sa_flax.models.saved import PretrainedError, from_pretrained, model_leaves
 from sa_flax.modules import list_attentions
+from sa_flax.training.command import parse_command
 from sa_flax.training.network import (
     best_score,
     network_of,
@@ -202,6 +203,9 @@ def test_what_does_not_fit_is_listed(colour_run, change, message):
     with pytest.raises(InputError, match=message) as caught:
         started(dataclasses.replace(COLOUR, model=other, init_from=str(run)))
     assert "--init-from" in str(caught.value)
+    # And the options that the saved network answers to.
+    asked = str(caught.value).rpartition("ask for: ")[2].split()
+    assert parse_command(["quick", *asked]).config.model == COLOUR.model
 
 
 def test_a_colour_network_does_not_start_from_a_gray_one(tmp_path):
