@@ -278,6 +278,24 @@ def measure(methods: dict[str, Method], cases: Iterator[Case], most: int) -> dic
     }
 
 
+def merged(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
+    """What was measured of a set before, and now: beside each other where the inputs are the same.
+
+    Where they are not (other pictures, fewer of them, noise that is drawn otherwise), `new` alone.
+    """
+
+    if (
+        not old
+        or old["pictures"] != new["pictures"]
+        or abs(old["psnr"]["input"] - new["psnr"]["input"]) > 0.01
+    ):
+        return new
+    return {
+        entry: {**old.get(entry, {}), **value} if isinstance(value, dict) else value
+        for entry, value in {**old, **new}.items()
+    }
+
+
 def _psnr(result: np.ndarray, clean: np.ndarray) -> float:
     """Of the result as it would be written: clipped, and rounded to 8 bits. At most 100 dB."""
     rounded = np.round(np.clip(result, 0, 1) * 255) / 255
@@ -373,10 +391,7 @@ def main() -> None:
             is_gray = title.split(":")[0] in GRAY
             methods = others | (gray if is_gray else colour)
             measured = measure(methods, cases(), arguments.most)
-            for entry, value in measured.items():
-                old = results.setdefault(title, {}).get(entry)
-                merged = {**old, **value} if isinstance(old, dict) else value
-                results[title][entry] = merged
+            results[title] = merged(results.get(title, {}), measured)
             print(table({title: results[title]}), flush=True)
             arguments.json.parent.mkdir(exist_ok=True)
             arguments.json.write_text(json.dumps(results, indent=1) + "\n")

@@ -49,3 +49,16 @@ def test_figures_are_those_of_the_written_picture():
     assert result["psnr"]["half"] == pytest.approx((decibels[5] + decibels[10]) / 2, abs=1e-3)
     assert result["worst_gain"]["half"] == pytest.approx(20 * np.log10(2), abs=1e-3)
     assert quality.table({"a set": result}).endswith("| a set | 25.12 | 31.14 (+6.02) |")
+
+
+def test_methods_stand_beside_each_other_where_their_inputs_are_the_same():
+    def row(name: str, noisy: float) -> dict:
+        figures = {"worst_gain": {name: 1.0}, "cpu_seconds_per_megapixel": {name: 2.0}}
+        return {"pictures": 6, "psnr": {"input": noisy, name: 30.0}, **figures}
+
+    old, new = row("a", 20.0), row("b", 20.001)
+    both = quality.merged(old, new)
+    assert both["psnr"] == {"input": 20.001, "a": 30.0, "b": 30.0}
+    assert both["worst_gain"] == {"a": 1.0, "b": 1.0}
+    assert quality.merged({}, new) == quality.merged(row("a", 20.1), new) == new
+    assert quality.merged(old | {"pictures": 5}, new) == new
