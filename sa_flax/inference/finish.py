@@ -28,7 +28,7 @@ _SIDE, _FIFTIETH, _ALIKE = 16, 0.02, 32.0
 _QUARTER, _AS_MUCH, _FAINT = 0.25, 0.9, 4.0 / 255
 # Up to that standard deviation it would not be seen and is not worth the risk, all the less where
 # the fiftieth has less than a sixth of the rest.
-_UNSEEN, _UNEVEN = 0.9 / 255, 6.0
+_UNSEEN, _UNEVEN = 1.2 / 255, 6.0
 # Blocks with more than this share of their pixels at a limit, and those with less than this
 # standard deviation (a frame, a drawing), do not tell.
 _AT_LIMIT, _BLANK = 0.05, 0.3 / 255
