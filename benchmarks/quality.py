@@ -279,16 +279,9 @@ def measure(methods: dict[str, Method], cases: Iterator[Case], most: int) -> dic
 
 
 def merged(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
-    """What was measured of a set before, and now: beside each other where the inputs are the same.
-
-    Where they are not (other pictures, fewer of them, noise that is drawn otherwise), `new` alone.
-    """
-
-    if (
-        not old
-        or old["pictures"] != new["pictures"]
-        or abs(old["psnr"]["input"] - new["psnr"]["input"]) > 0.01
-    ):
+    """Both where their inputs are the same; `new` alone of other pictures or noise."""
+    same = bool(old) and old["pictures"] == new["pictures"]
+    if not same or abs(old["psnr"]["input"] - new["psnr"]["input"]) > 0.01:
         return new
     return {
         entry: {**old.get(entry, {}), **value} if isinstance(value, dict) else value
